@@ -1,0 +1,73 @@
+//! What goes into a [`Shard`](crate::Shard) and what comes out.
+
+use std::{net::SocketAddr, time::Instant};
+
+use zynk_protocol::{NodeAction, NodeEvent, RoomSid};
+
+/// How a datagram travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// One UDP datagram.
+    Udp,
+    /// One frame of an ICE-TCP connection, without its two length bytes (RFC 4571).
+    Tcp,
+}
+
+/// Something for a shard to work on.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Bytes from the network.
+    Datagram {
+        /// How they came.
+        transport: Transport,
+        /// The sender.
+        source: SocketAddr,
+        /// Our address that they were sent to, as announced in a candidate.
+        destination: SocketAddr,
+        /// The datagram or frame.
+        payload: &'a [u8],
+    },
+    /// An ICE-TCP connection ended.
+    TcpClosed {
+        /// The client's end of it.
+        source: SocketAddr,
+    },
+    /// An order from signaling.
+    Command {
+        /// The room it concerns.
+        room: RoomSid,
+        /// What to do.
+        action: NodeAction,
+    },
+    /// The time that [`Output::Timeout`] named has come (or any other time: it does no harm).
+    Timeout,
+}
+
+/// Something for the shell to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send bytes.
+    Transmit(Transmit),
+    /// Tell signaling.
+    Event {
+        /// The room in which it happened.
+        room: RoomSid,
+        /// What happened.
+        event: NodeEvent,
+    },
+    /// Nothing more to do before this time, unless input arrives.
+    Timeout(Instant),
+}
+
+/// Bytes to send.
+#[derive(Debug)]
+pub struct Transmit {
+    /// How.
+    pub transport: Transport,
+    /// From which of our addresses.
+    pub source: SocketAddr,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// The datagram or frame (without RFC 4571's length bytes).
+    pub payload: Vec<u8>,
+}

@@ -1,0 +1,2 @@
+//! The `zynk` binary.
+fn main() {}
