@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Batched UDP sockets for loops that own their thread: many datagrams a system call in (recvmmsg, GRO), many
+//! datagrams a system call out (GSO), destination address and ECN bits of what arrives, source address of what
+//! leaves. Built on [`quinn_udp`].
+//!
+//! One UDP send costs the Linux kernel 2 to 5 µs however it is issued; only fewer, larger sends help. So a turn
+//! of the loop collects what it has to send in a [`SendBatch`], which groups it by destination and equal size.
+//!
+//! ```
+//! use zynk_net::{RecvBatch, SendBatch, SocketOptions, UdpSocket};
+//!
+//! let mut a = UdpSocket::bind("127.0.0.1:0".parse()?, SocketOptions::default())?;
+//! let b = UdpSocket::bind("127.0.0.1:0".parse()?, SocketOptions::default())?;
+//! let mut out = SendBatch::new();
+//! out.push(b.local_addr(), None, b"hello");
+//! out.push(b.local_addr(), None, b"world");
+//! out.flush(&mut a, std::time::Instant::now()); // one system call
+//! let mut arrived = RecvBatch::new();
+//! while arrived.recv(&b).is_err() {} // a real loop waits with mio
+//! assert_eq!(arrived.datagrams().next().map(|datagram| datagram.payload), Some(&b"hello"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - [`UdpSocket`]: the socket, a [`mio::event::Source`].
+//! - [`RecvBatch`]: a reused arena for what arrives.
+//! - [`SendBatch`]: a reused arena for what leaves, with the drop rules.
+
+mod recv;
+mod send;
+mod socket;
+
+pub use quinn_udp::EcnCodepoint;
+pub use recv::{Datagram, RecvBatch};
+pub use send::{SendBatch, SendStats};
+pub use socket::{BindError, SocketOptions, UdpSocket};

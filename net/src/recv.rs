@@ -1,0 +1,82 @@
+//! Receiving into a reused arena.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+};
+
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta};
+
+use crate::UdpSocket;
+
+/// Bytes of one receive buffer: the largest datagram, and the largest train of datagrams that Linux' GRO
+/// makes of equal datagrams from one sender.
+const SLOT_BYTES: usize = 65_536;
+
+/// One datagram, in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Who sent it. An IPv4 sender is an IPv4 address on every socket.
+    pub source: SocketAddr,
+    /// Which of this machine's addresses it was sent to, where the kernel tells (Linux does).
+    pub destination_ip: Option<IpAddr>,
+    /// Its congestion mark (RFC 3168), if it has one.
+    pub ecn: Option<EcnCodepoint>,
+    /// The bytes.
+    pub payload: &'a [u8],
+}
+
+/// What one system call received. The arena is 2 MiB of address space, made once and reused; pages that no
+/// datagram ever reached cost no memory.
+#[derive(Debug)]
+pub struct RecvBatch {
+    arena: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+    messages: usize,
+}
+
+impl RecvBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self {
+            arena: vec![0; SLOT_BYTES * BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+            messages: 0,
+        }
+    }
+
+    /// Replaces the batch by what waits in the socket now, at most 32 trains of datagrams, and returns the
+    /// number of datagrams. Fails with [`io::ErrorKind::WouldBlock`] when nothing waits.
+    pub fn recv(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        self.messages = 0;
+        let mut slots = self.arena.chunks_exact_mut(SLOT_BYTES);
+        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
+        self.messages = socket.recv(&mut buffers, &mut self.metas)?;
+        Ok(self.datagrams().count())
+    }
+
+    /// The datagrams in order of arrival. Empty ones are left out: nothing here speaks a protocol that has
+    /// them.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        let slots = self.arena.chunks_exact(SLOT_BYTES);
+        self.metas.iter().take(self.messages).zip(slots).flat_map(|(meta, slot)| {
+            let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let destination_ip = meta.dst_ip.map(|ip| ip.to_canonical());
+            let ecn = meta.ecn;
+            let train = slot.get(..meta.len).unwrap_or_default();
+            train.chunks(meta.stride.max(1)).map(move |payload| Datagram {
+                source,
+                destination_ip,
+                ecn,
+                payload,
+            })
+        })
+    }
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,270 @@
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token};
+
+use super::*;
+use crate::{RecvBatch, SocketOptions};
+
+fn bind(address: &str) -> UdpSocket {
+    UdpSocket::bind(address.parse().unwrap(), SocketOptions::default()).unwrap()
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+/// Source, destination address and payload of each of the next `count` datagrams.
+fn receive(socket: &mut UdpSocket, count: usize) -> Vec<(SocketAddr, Option<IpAddr>, Vec<u8>)> {
+    let mut poll = Poll::new().unwrap();
+    poll.registry().register(socket, Token(0), Interest::READABLE).unwrap();
+    let mut events = Events::with_capacity(4);
+    let mut batch = RecvBatch::new();
+    let mut received = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        while batch.recv(socket).is_ok() {
+            for datagram in batch.datagrams() {
+                received.push((datagram.source, datagram.destination_ip, datagram.payload.to_vec()));
+            }
+        }
+        if received.len() >= count {
+            break;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "{} of {count} datagrams arrived", received.len());
+        poll.poll(&mut events, Some(left)).unwrap();
+    }
+    poll.registry().deregister(socket).unwrap();
+    received
+}
+
+/// A kernel that answers as told, then takes everything.
+#[derive(Default)]
+struct Scripted {
+    segments_max: usize,
+    answers: VecDeque<io::Result<()>>,
+    taken: Vec<(SocketAddr, Vec<u8>, Option<usize>)>,
+}
+
+impl Scripted {
+    fn new(answers: impl IntoIterator<Item = Option<i32>>) -> Self {
+        let answers = answers
+            .into_iter()
+            .map(|errno| errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))))
+            .collect();
+        Self { segments_max: 64, answers, taken: Vec::new() }
+    }
+}
+
+impl Sink for Scripted {
+    fn segments_max(&self) -> usize {
+        self.segments_max
+    }
+
+    fn send(&mut self, transmit: &Transmit<'_>, _now: Instant) -> io::Result<()> {
+        self.answers.pop_front().unwrap_or(Ok(()))?;
+        self.taken.push((transmit.destination, transmit.contents.to_vec(), transmit.segment_size));
+        Ok(())
+    }
+}
+
+const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
+const EINVAL: i32 = 22;
+const EMSGSIZE: i32 = 90;
+const EHOSTUNREACH: i32 = 113;
+
+#[test]
+fn runs_of_equal_size_arrive_as_separate_datagrams_in_order() {
+    let (mut a, mut b, mut c) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let mut batch = SendBatch::new();
+    let sizes = [1200usize, 1200, 1200, 700, 1200, 90, 1200, 1200];
+    for (number, size) in (0u8..).zip(sizes) {
+        assert!(batch.push(b.local_addr(), None, &vec![number; size]));
+        assert!(batch.push(c.local_addr(), None, &[number + 100; 100]));
+    }
+    batch.flush(&mut a, Instant::now());
+    assert!(batch.is_empty() && !batch.is_blocked());
+    let stats = batch.stats();
+    assert_eq!(stats.datagrams_sent, 16);
+    assert_eq!(stats.dropped(), 0);
+    if a.segments_max() > 1 {
+        // b: [1200 1200 1200 700] [1200 90] [1200 1200]; c: all eight.
+        assert_eq!(stats.sends, 4);
+    }
+    let at_b = receive(&mut b, 8);
+    for ((number, size), (source, destination, payload)) in (0u8..).zip(sizes).zip(&at_b) {
+        assert_eq!(payload, &vec![number; size]);
+        assert_eq!(*source, a.local_addr());
+        assert_eq!(*destination, Some(Ipv4Addr::LOCALHOST.into()));
+    }
+    let at_c = receive(&mut c, 8);
+    assert!((100u8..).zip(&at_c).all(|(number, (.., payload))| payload == &vec![number; 100]));
+}
+
+#[test]
+fn a_large_batch_arrives_whole() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let mut batch = SendBatch::new();
+    // Small enough for the smallest receive buffer that a kernel grants by default.
+    for number in 0u32..100 {
+        assert!(batch.push(b.local_addr(), None, &[number.to_be_bytes().as_slice(), &[7; 396]].concat()));
+    }
+    batch.flush(&mut a, Instant::now());
+    let received = receive(&mut b, 100);
+    assert_eq!(received.len(), 100);
+    for (number, (.., payload)) in (0u32..).zip(&received) {
+        assert_eq!(payload.len(), 400);
+        assert_eq!(payload[..4], number.to_be_bytes());
+    }
+    assert!(batch.stats().sends >= 2, "one send carries 64 segments at most");
+}
+
+#[test]
+fn the_source_address_is_obeyed_and_the_destination_told() {
+    let (mut a, mut b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
+    let to = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 3).into(), b.local_addr().port());
+    let mut batch = SendBatch::new();
+    batch.push(to, Some(Ipv4Addr::new(127, 0, 0, 2).into()), b"x");
+    batch.flush(&mut a, Instant::now());
+    let received = receive(&mut b, 1);
+    assert_eq!(received[0].0, SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), a.local_addr().port()));
+    assert_eq!(received[0].1, Some(to.ip()));
+}
+
+#[test]
+fn a_dual_stack_socket_speaks_ipv4() {
+    let (mut a, mut b) = (bind("[::]:0"), bind("127.0.0.1:0"));
+    let mut batch = SendBatch::new();
+    batch.push(b.local_addr(), Some(Ipv4Addr::LOCALHOST.into()), b"there");
+    batch.flush(&mut a, Instant::now());
+    let (from, ..) = receive(&mut b, 1).remove(0);
+    assert_eq!(from, address(a.local_addr().port()));
+    batch.push(from, None, b"back");
+    batch.flush(&mut b, Instant::now());
+    let (source, destination, payload) = receive(&mut a, 1).remove(0);
+    assert_eq!((source, payload.as_slice()), (b.local_addr(), b"back".as_slice()));
+    assert_eq!(destination, Some(Ipv4Addr::LOCALHOST.into()));
+}
+
+#[test]
+fn an_error_of_one_destination_spares_the_others_and_segmentation_comes_back() {
+    let (mut a, mut b) = (bind("0.0.0.0:0"), bind("127.0.0.1:0"));
+    let before = a.segments_max();
+    let now = Instant::now();
+    let mut batch = SendBatch::new();
+    // Broadcast without permission, and a source address that is not ours: EACCES, EINVAL.
+    batch.push("255.255.255.255:9".parse().unwrap(), None, b"x");
+    batch.push(b.local_addr(), Some(Ipv4Addr::new(192, 0, 2, 77).into()), b"y");
+    batch.push(address(b.local_addr().port()), None, b"z");
+    batch.flush(&mut a, now);
+    assert_eq!(batch.stats().dropped(), 2);
+    assert_eq!(receive(&mut b, 1)[0].2, b"z");
+    batch.push(b.local_addr(), None, b"z");
+    batch.flush(&mut a, now + Duration::from_secs(11));
+    assert_eq!(a.segments_max(), before);
+}
+
+#[test]
+fn impossible_destinations_and_sizes_never_reach_the_kernel() {
+    let mut batch = SendBatch::new();
+    for destination in ["127.0.0.1:0", "0.0.0.0:5", "224.0.0.1:5", "[ff02::1]:5", "[::]:5"] {
+        assert!(!batch.push(destination.parse().unwrap(), None, b"x"));
+    }
+    assert!(!batch.push(address(5), None, b""));
+    assert!(!batch.push(address(5), None, &vec![0; 65_488]));
+    assert_eq!((batch.stats().dropped_unreachable, batch.stats().dropped_too_big), (5, 2));
+    assert!(batch.is_empty());
+}
+
+#[test]
+fn a_full_batch_drops_and_counts() {
+    let mut batch = SendBatch::new();
+    for _ in 0..DATAGRAMS_MAX {
+        assert!(batch.push(address(5), None, b"x"));
+    }
+    assert!(!batch.push(address(5), None, b"x"));
+    let mut batch = SendBatch::new();
+    let huge = vec![0; 65_000];
+    let fitting = ARENA_BYTES_MAX / huge.len();
+    assert_eq!((0..fitting + 3).filter(|_| batch.push(address(5), None, &huge)).count(), fitting);
+    assert_eq!(batch.stats().dropped_full, 3);
+}
+
+#[test]
+fn a_blocked_kernel_keeps_the_rest_for_20_ms() {
+    let now = Instant::now();
+    let mut batch = SendBatch::new();
+    batch.push(address(1), None, &[1; 10]);
+    batch.push(address(2), None, &[2; 10]);
+    batch.push(address(3), None, &[3; 10]);
+    let mut kernel = Scripted::new([None, Some(EAGAIN)]);
+    batch.flush_to(&mut kernel, now);
+    assert!(batch.is_blocked());
+    assert_eq!(batch.len(), 2);
+
+    // What is pushed meanwhile leaves after what waits for the same destination.
+    let later = now + Duration::from_millis(19);
+    batch.push(address(2), None, &[4; 10]);
+    let mut kernel = Scripted::new([None, Some(EAGAIN)]);
+    batch.flush_to(&mut kernel, later);
+    assert_eq!(kernel.taken, [(address(2), [[2; 10], [4; 10]].concat(), Some(10))]);
+    assert_eq!(batch.len(), 1);
+
+    // The datagram for port 3 has waited since the first flush.
+    let mut kernel = Scripted::new([]);
+    batch.flush_to(&mut kernel, now + Duration::from_millis(20));
+    assert!(kernel.taken.is_empty() && batch.is_empty() && !batch.is_blocked());
+    let stats = batch.stats();
+    assert_eq!((stats.datagrams_sent, stats.dropped_stale, stats.dropped()), (3, 1, 1));
+}
+
+#[test]
+fn refused_segmentation_is_repeated_one_by_one() {
+    for errno in [EIO, EINVAL, EMSGSIZE] {
+        let mut batch = SendBatch::new();
+        for number in 0u8..4 {
+            batch.push(address(1), None, &[number; 10]);
+        }
+        batch.push(address(2), None, &[9; 10]);
+        // The third single is too large for the path.
+        let mut kernel = Scripted::new([Some(errno), None, None, Some(EMSGSIZE)]);
+        batch.flush_to(&mut kernel, Instant::now());
+        let taken: Vec<_> =
+            kernel.taken.iter().map(|(to, bytes, size)| (to.port(), bytes[0], *size)).collect();
+        assert_eq!(taken, [(1, 0, None), (1, 1, None), (1, 3, None), (2, 9, None)]);
+        let stats = batch.stats();
+        assert_eq!((stats.segmentation_refused, stats.datagrams_sent, stats.dropped_too_big), (1, 4, 1));
+        assert_eq!(stats.dropped(), 1);
+    }
+}
+
+#[test]
+fn an_unreachable_destination_costs_one_call() {
+    let mut batch = SendBatch::new();
+    for size in [10, 20, 30] {
+        batch.push(address(1), None, &vec![0; size]);
+        batch.push(address(2), None, &vec![0; size]);
+    }
+    let mut kernel = Scripted::new([Some(EHOSTUNREACH)]);
+    batch.flush_to(&mut kernel, Instant::now());
+    assert_eq!(kernel.taken.len(), 3);
+    let stats = batch.stats();
+    assert_eq!((stats.dropped_unreachable, stats.datagrams_sent, stats.dropped()), (3, 3, 3));
+}
+
+#[test]
+fn without_offload_every_datagram_is_a_send() {
+    let mut batch = SendBatch::new();
+    for _ in 0..3 {
+        batch.push(address(1), None, &[0; 10]);
+    }
+    let mut kernel = Scripted { segments_max: 1, ..Scripted::default() };
+    batch.flush_to(&mut kernel, Instant::now());
+    assert!(kernel.taken.iter().all(|(_, bytes, size)| bytes.len() == 10 && size.is_none()));
+    assert_eq!(batch.stats().sends, 3);
+}
