@@ -1,0 +1,46 @@
+// Starts Debian's Chromium, headless, with a fake camera and microphone.
+import { chromium } from 'playwright-core';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+
+const ARGS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-dev-shm-usage',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--use-fake-device-for-media-stream',
+  '--use-fake-ui-for-media-stream',
+  '--autoplay-policy=no-user-gesture-required',
+  // Several pages share one browser: those in the background must keep their pace.
+  '--disable-background-timer-throttling',
+  '--disable-renderer-backgrounding',
+  '--disable-backgrounding-occluded-windows',
+];
+
+/**
+ * A browser context with a profile of its own.
+ * Options are Playwright's for a persistent context, and `args`: further switches.
+ */
+export async function launchChromium({ args = [], ...options } = {}) {
+  const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'zynk-chromium-'));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    headless: true,
+    args: [...ARGS, ...args],
+    viewport: { width: 1280, height: 720 },
+    ...options,
+  });
+  return {
+    context,
+    newPage: () => context.newPage(),
+    close: async () => {
+      await context.close();
+      fs.rmSync(profile, { recursive: true, force: true });
+    },
+  };
+}

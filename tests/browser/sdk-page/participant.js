@@ -1,0 +1,31 @@
+// A participant without a user interface: what a page of the test programs calls to be in a room.
+const { Room, RoomEvent, Track } = window.LivekitClient;
+
+const received = [];
+
+window.__zynk = { room: undefined };
+
+/** Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec`. */
+window.join = async ({ url, token, codec, width = 640, height = 360, fps = 20, publish = true }) => {
+  const room = new Room({
+    publishDefaults: { videoCodec: codec, backupCodec: false, simulcast: codec === 'vp8' || codec === undefined },
+    videoCaptureDefaults: { resolution: { width, height, frameRate: fps } },
+  });
+  window.__zynk.room = room;
+  room.on(RoomEvent.TrackSubscribed, (track) => {
+    const element = track.attach();
+    // Audio that is not played is not decoded, and its energy not counted.
+    document.body.append(element);
+  });
+  room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
+    received.push({ from: participant?.identity, topic, text: new TextDecoder().decode(payload) });
+  });
+  await room.connect(url, token);
+  if (publish) {
+    await room.localParticipant.enableCameraAndMicrophone();
+  }
+};
+
+window.sendData = (text, options) => window.__zynk.room.localParticipant.publishData(new TextEncoder().encode(text), options);
+window.receivedData = () => received;
+window.microphoneMuted = () => window.__zynk.room.localParticipant.getTrackPublication(Track.Source.Microphone)?.isMuted;

@@ -1,0 +1,43 @@
+//! Calls in real browsers, through the real server. The programs are in `tests/browser`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+mod rig;
+
+use std::time::Duration;
+
+use rig::Rig;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn two_chromium_pages_and_a_third_hold_a_call_with_the_web_client() {
+    Rig::start().node("browser/call.mjs", &[], LIMIT);
+}
+
+#[test]
+fn chromium_and_firefox_exchange_vp8() {
+    Rig::start().node("browser/codecs.mjs", &["vp8", "chromium", "firefox"], LIMIT);
+}
+
+#[test]
+fn chromium_and_firefox_exchange_vp9() {
+    Rig::start().node("browser/codecs.mjs", &["vp9", "chromium", "firefox"], LIMIT);
+}
+
+#[test]
+fn chromium_and_firefox_exchange_av1() {
+    Rig::start().node("browser/codecs.mjs", &["av1", "chromium", "firefox"], LIMIT);
+}
+
+/// Firefox has no H264 encoder of its own: it downloads one.
+#[test]
+fn chromium_and_chromium_exchange_h264() {
+    Rig::start().node("browser/codecs.mjs", &["h264", "chromium", "chromium"], LIMIT);
+}
