@@ -1,0 +1,25 @@
+import type { Failure } from '@zynk/core';
+import type { ReactNode } from 'react';
+import { WarningIcon } from './icons';
+
+/** Explains a failure where it happened. `children` are ways out, such as a button to try again. */
+export function FailureText({ failure, children }: { failure: Failure; children?: ReactNode }) {
+  return (
+    <div
+      data-testid="error-text"
+      data-code={failure.code}
+      role="alert"
+      className="rise flex gap-3 rounded-xl border border-danger-text/40 bg-danger-text/10 p-3 text-sm"
+    >
+      <span className="mt-0.5 shrink-0 text-danger-text">
+        <WarningIcon size={20} />
+      </span>
+      <div className="min-w-0">
+        <p className="font-semibold">{failure.title}</p>
+        <p className="mt-0.5 break-words text-muted">{failure.text}</p>
+        {failure.detail && <p className="mt-1 break-words text-muted">“{failure.detail}”</p>}
+        {children}
+      </div>
+    </div>
+  );
+}

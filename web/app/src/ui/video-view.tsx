@@ -1,0 +1,111 @@
+import type { Picture } from '@zynk/core';
+import { useEffect, useLayoutEffect, useRef, useState } from 'react';
+
+export interface VideoViewProps {
+  track: Picture['track'];
+  /** Shown as in a mirror, as people are used to seeing themselves. */
+  mirrored?: boolean;
+  /** `contain` shows all of the picture; `auto` fills the box unless that would cut off too much. */
+  fit: 'contain' | 'auto';
+  /** Keeps the newest frame while the connection is rebuilt. */
+  frozen?: boolean;
+  onFirstFrame?: () => void;
+  testId?: string;
+  label?: string;
+}
+
+/** More than this share of the picture is never cut off to fill a tile. */
+const CROP_MAX = 0.45;
+/** A frame kept over a reconnect gives way at the latest now, even if no new one has come. */
+const HOLD_MS_MAX = 5_000;
+
+/** Attaches a track to a video element. The SDK watches the element's size and visibility. */
+export function VideoView({ track, mirrored, fit, frozen, onFirstFrame, testId, label }: VideoViewProps) {
+  const video = useRef<HTMLVideoElement>(null);
+  const still = useRef<HTMLCanvasElement>(null);
+  const [cover, setCover] = useState(fit === 'auto');
+  const [held, setHeld] = useState(false);
+
+  useEffect(() => {
+    const element = video.current;
+    if (!element) return;
+    track.attach(element);
+    return () => {
+      track.detach(element);
+    };
+  }, [track]);
+
+  useEffect(() => {
+    const element = video.current;
+    if (!element || !onFirstFrame) return;
+    return whenNextFrame(element, onFirstFrame);
+  }, [track, onFirstFrame]);
+
+  useEffect(() => {
+    const element = video.current;
+    if (!element) return;
+    const choose = () => setCover(fit === 'auto' && cropShare(element) <= CROP_MAX);
+    const observer = new ResizeObserver(choose);
+    observer.observe(element);
+    element.addEventListener('resize', choose);
+    element.addEventListener('loadedmetadata', choose);
+    return () => {
+      observer.disconnect();
+      element.removeEventListener('resize', choose);
+      element.removeEventListener('loadedmetadata', choose);
+    };
+  }, [fit]);
+
+  useLayoutEffect(() => {
+    const element = video.current;
+    if (!element) return;
+    if (frozen) {
+      if (copyFrame(element, still.current)) setHeld(true);
+      return;
+    }
+    const release = () => setHeld(false);
+    const timer = setTimeout(release, HOLD_MS_MAX);
+    const cancel = whenNextFrame(element, release);
+    return () => {
+      clearTimeout(timer);
+      cancel();
+    };
+  }, [frozen, track]);
+
+  const shape = `absolute inset-0 size-full ${cover ? 'object-cover' : 'object-contain'} ${mirrored ? '-scale-x-100' : ''}`;
+  return (
+    <>
+      <video ref={video} data-testid={testId} aria-label={label} className={shape} autoPlay playsInline muted />
+      <canvas ref={still} aria-hidden="true" className={`${shape} ${held ? '' : 'hidden'}`} />
+    </>
+  );
+}
+
+/** The share of the picture that is lost when it fills its box. */
+function cropShare(element: HTMLVideoElement): number {
+  const { videoWidth, videoHeight, clientWidth, clientHeight } = element;
+  if (!videoWidth || !videoHeight || !clientWidth || !clientHeight) return 0;
+  const picture = videoWidth / videoHeight;
+  const box = clientWidth / clientHeight;
+  return 1 - Math.min(picture, box) / Math.max(picture, box);
+}
+
+function copyFrame(element: HTMLVideoElement, canvas: HTMLCanvasElement | null): boolean {
+  const context = canvas?.getContext('2d');
+  if (!canvas || !context || element.videoWidth === 0) return false;
+  canvas.width = element.videoWidth;
+  canvas.height = element.videoHeight;
+  context.drawImage(element, 0, 0);
+  return true;
+}
+
+/** Calls back once, when a frame has been presented. Returns the function that calls it off. */
+function whenNextFrame(element: HTMLVideoElement, callback: () => void): () => void {
+  if ('requestVideoFrameCallback' in element) {
+    const handle = element.requestVideoFrameCallback(() => callback());
+    return () => element.cancelVideoFrameCallback(handle);
+  }
+  const media = element as HTMLMediaElement;
+  media.addEventListener('loadeddata', callback, { once: true });
+  return () => media.removeEventListener('loadeddata', callback);
+}

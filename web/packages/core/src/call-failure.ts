@@ -1,0 +1,131 @@
+import { ConnectionError, ConnectionErrorReason, DisconnectReason } from 'livekit-client';
+import { type Failure, FailureError, failure } from './failure';
+import { refused, unreachable } from './server';
+
+/** No route for media although signaling works: firewalls, or a server that announces a wrong address. */
+export function noMediaPath(detail?: string): Failure {
+  return failure(
+    'no_media_path',
+    'No path to the media server',
+    'The server was found, but audio and video cannot get through. A firewall or VPN may block them: ' +
+      'try another network, or ask whoever runs the server to open its media ports.',
+    'call',
+    detail,
+  );
+}
+
+/** Explains why a call could not be joined. Null when the user gave up waiting. */
+export function explainJoinError(error: unknown): Failure | null {
+  if (error instanceof FailureError) return error.failure;
+  if (error instanceof ConnectionError) {
+    const status = statusOf(error);
+    switch (error.reason) {
+      case ConnectionErrorReason.Cancelled:
+        return null;
+      case ConnectionErrorReason.NotAllowed:
+        return refused(status ?? 401, error.message);
+      case ConnectionErrorReason.ServerUnreachable:
+        return unreachable();
+      case ConnectionErrorReason.LeaveRequest:
+        return explainDisconnect(error.context as DisconnectReason);
+      case ConnectionErrorReason.ServiceNotFound:
+        return failure(
+          'signaling_missing',
+          'The server has no calls to offer here',
+          'This address answers, but not with calls. It may be behind a proxy that does not pass WebSockets on.',
+          'server',
+        );
+      case ConnectionErrorReason.Timeout:
+        return failure(
+          'join_timeout',
+          'The server took too long',
+          'It did not let you in within a reasonable time. Try again.',
+          'server',
+        );
+      default:
+        if (/\bpc\b|peer connection|ice/i.test(error.message)) return noMediaPath();
+        if (status && status >= 400) return refused(status);
+        return failure(
+          'signaling_failed',
+          'The connection to the server failed',
+          'Try again. If it stays, a proxy between you and the server may not pass WebSockets on.',
+          'server',
+          error.message,
+        );
+    }
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  if (/browser/i.test(message) && /support/i.test(message)) {
+    return failure(
+      'browser_unsupported',
+      'This browser cannot make calls',
+      'It has no WebRTC, or an extension turns it off. Update it or use another browser.',
+      'call',
+    );
+  }
+  return failure('join_failed', 'Joining did not work', 'Try again.', 'call', message);
+}
+
+/** The HTTP status behind a failed connection attempt, when there is one. */
+export function statusOf(error: ConnectionError): number | undefined {
+  const context = error.context as { status?: unknown } | undefined;
+  const status = error.status ?? (typeof context === 'object' ? context?.status : undefined);
+  return typeof status === 'number' ? status : undefined;
+}
+
+/** Explains why a running call ended. */
+export function explainDisconnect(reason: DisconnectReason | undefined): Failure {
+  const ended = (code: string, title: string, text: string) => failure(code, title, text, 'call');
+  switch (reason) {
+    case DisconnectReason.CLIENT_INITIATED:
+      return ended('left', 'You left the call', 'See you next time.');
+    case DisconnectReason.DUPLICATE_IDENTITY:
+      return ended(
+        'duplicate_identity',
+        'You joined from somewhere else',
+        'The call goes on in the other window or on the other device. Rejoin to bring it back here.',
+      );
+    case DisconnectReason.PARTICIPANT_REMOVED:
+      return ended(
+        'removed',
+        'You were removed from the call',
+        'Somebody who runs this call took you out of it.',
+      );
+    case DisconnectReason.ROOM_DELETED:
+      return ended('room_deleted', 'The call was ended', 'Somebody who runs this room closed it for all.');
+    case DisconnectReason.ROOM_CLOSED:
+      return ended('room_closed', 'The room was closed', 'Nobody was left in it.');
+    case DisconnectReason.SERVER_SHUTDOWN:
+      return ended(
+        'server_shutdown',
+        'The server is shutting down',
+        'It is being restarted or updated. Rejoin in a minute.',
+      );
+    case DisconnectReason.SIGNAL_CLOSE:
+    case DisconnectReason.CONNECTION_TIMEOUT:
+    case DisconnectReason.MEDIA_FAILURE:
+      return ended(
+        'connection_lost',
+        'The connection was lost',
+        'It could not be restored. Check your network, then rejoin.',
+      );
+    case DisconnectReason.JOIN_FAILURE:
+      return noMediaPath();
+    case DisconnectReason.STATE_MISMATCH:
+    case DisconnectReason.MIGRATION:
+      return ended(
+        'out_of_step',
+        'The call got out of step with the server',
+        'Rejoin to continue where you were.',
+      );
+    case DisconnectReason.USER_UNAVAILABLE:
+    case DisconnectReason.USER_REJECTED:
+      return ended('not_answered', 'The call was not answered', 'Try again later.');
+    default:
+      return ended(
+        'disconnected',
+        'The call ended unexpectedly',
+        'The connection to the server was lost. Check your network, then rejoin.',
+      );
+  }
+}
