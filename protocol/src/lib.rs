@@ -16,11 +16,11 @@ mod node;
 mod units;
 
 pub use ids::{
-    ConnectionId, Identity, IdError, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid, random_suffix,
+    ConnectionId, IdError, Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid, random_suffix,
 };
 pub use media::{DataKind, MediaKind, MimeType, TrackSource};
 pub use node::{
-    ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack, CandidatePolicy, MidTrack,
+    CandidatePolicy, ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack, MidTrack,
     NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection, Recipients,
     SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack, SubscriptionFailure,
     SubscriptionSettings, TrackQuality,

@@ -1,6 +1,8 @@
 //! What a shard is built from.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::connection::CertificateInner;
 
 /// A worker's number on its node. ICE user fragments carry it, so that a TCP connection or a stray datagram
 /// can be handed to the right worker.
@@ -24,14 +26,7 @@ pub struct ShardConfig {
 
 /// A self-signed DTLS certificate.
 #[derive(Clone, Debug)]
-pub struct Certificate;
-
-impl Certificate {
-    /// Makes a new one. Costs milliseconds: once a process, not once a connection.
-    pub fn generate() -> Result<Self, ShardError> {
-        Ok(Self)
-    }
-}
+pub struct Certificate(pub(crate) Arc<CertificateInner>);
 
 /// A shard cannot be built.
 #[derive(Debug, thiserror::Error)]

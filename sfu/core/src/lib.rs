@@ -1,9 +1,36 @@
 //! The SFU's core, sans-IO: datagrams and commands in, datagrams and events out.
+//!
+//! ```
+//! use std::time::Instant;
+//! use zynk_sfu_core::{Certificate, Input, Output, Shard, ShardConfig, ShardIndex};
+//!
+//! let now = Instant::now();
+//! let config = ShardConfig {
+//!     index: ShardIndex(0),
+//!     udp: vec!["127.0.0.1:7882".parse().unwrap()],
+//!     tcp: vec![],
+//!     certificate: Certificate::generate().unwrap(),
+//!     seed: 1,
+//! };
+//! let mut shard = Shard::new(config, now).unwrap();
+//! shard.handle_input(now, Input::Timeout);
+//! while let Output::Transmit(_) | Output::Event { .. } = shard.poll_output() {}
+//! ```
 
 mod config;
+mod connection;
+mod demux;
+mod endpoint;
+mod forwarder;
 mod io;
+mod rewriter;
+mod sdp;
+mod selector;
 mod shard;
+mod speakers;
+mod track;
 
 pub use config::{Certificate, ShardConfig, ShardError, ShardIndex};
+pub use demux::shard_of;
 pub use io::{Input, Output, Transmit, Transport};
-pub use shard::{Shard, ShardStats, shard_of};
+pub use shard::{Shard, ShardStats};

@@ -1,14 +1,84 @@
 //! A share of the SFU: the rooms of one worker thread.
+//!
+//! ```text
+//!  Input ─► datagram ─► demux ─► connection ─► media packet ─► track ─► subscriptions ─► connections ─┐
+//!        └► command  ─► endpoint, track, subscription                                                 │
+//!        └► timeout  ─► connections, negotiations, keyframe requests, speakers                        │
+//!  Output ◄── transmits and events of the connections that were touched ◄────────────────────────────┘
+//! ```
 
-use std::time::{Duration, Instant};
+mod commands;
+mod forward;
+mod negotiate;
+mod timers;
 
-use crate::{Input, Output, ShardConfig, ShardError, ShardIndex};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use zynk_protocol::{
+    ConnectionId, ConnectionState, ConnectionStats, EndReason, NodeEvent, RoomSid, TrackSid,
+};
+
+use crate::{
+    Input, Output, ShardConfig, ShardError, Transport,
+    connection::{Connection, ConnectionEvent, ConnectionOutput, TransportStats},
+    demux::{DatagramKind, Demux, local_ufrag},
+    endpoint::{Endpoint, Traffic},
+    forwarder::Subscription,
+    speakers::Speakers,
+    track::Track,
+};
+
+/// Index of a connection in the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct EndpointKey(pub(crate) usize);
+/// Index of a published track in the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TrackKey(pub(crate) usize);
+/// Index of a subscription in the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SubscriptionKey(pub(crate) usize);
+
+/// Outputs taken from one connection before others get their turn: a connection that never rests cannot
+/// hold up the shard. What is left comes with the next turn.
+const OUTPUTS_PER_TURN_MAX: usize = 4096;
 
 /// All rooms, connections and tracks of one worker. Feed it with [`Shard::handle_input`] and, after each
 /// input or batch of inputs, call [`Shard::poll_output`] until it returns [`Output::Timeout`].
 #[derive(Debug)]
 pub struct Shard {
+    config: ShardConfig,
+    random: Pcg64Mcg,
     now: Instant,
+    rooms: FxHashMap<RoomSid, Room>,
+    endpoints: Slab<Endpoint>,
+    by_id: FxHashMap<ConnectionId, EndpointKey>,
+    tracks: Slab<Track>,
+    by_sid: FxHashMap<TrackSid, TrackKey>,
+    subscriptions: Slab<Subscription>,
+    /// Subscriptions to tracks that have not started.
+    waiting: FxHashMap<TrackSid, Vec<SubscriptionKey>>,
+    demux: Demux<EndpointKey>,
+    outputs: VecDeque<Output>,
+    dirty: Vec<EndpointKey>,
+    timers: BTreeSet<(Instant, EndpointKey)>,
+    next_tick: Instant,
+    stats: ShardStats,
+}
+
+/// What connections of one room share.
+#[derive(Debug, Default)]
+struct Room {
+    endpoints: Vec<EndpointKey>,
+    speakers: Speakers,
 }
 
 /// Counters since the shard was made, and sizes now.
@@ -43,35 +113,318 @@ pub struct ShardStats {
     pub data_messages_received: u64,
     /// Data channel messages sent.
     pub data_messages_sent: u64,
+    /// Data channel messages lost: no open channel, or a receiver too slow for too long.
+    pub data_messages_dropped: u64,
 }
 
 impl Shard {
     /// An empty shard.
     pub fn new(config: ShardConfig, now: Instant) -> Result<Self, ShardError> {
-        let _ = config;
-        Ok(Self { now })
+        if config.udp.is_empty() && config.tcp.is_empty() {
+            return Err(ShardError::NoAddress);
+        }
+        Ok(Self {
+            random: Pcg64Mcg::seed_from_u64(config.seed),
+            config,
+            now,
+            rooms: FxHashMap::default(),
+            endpoints: Slab::new(),
+            by_id: FxHashMap::default(),
+            tracks: Slab::new(),
+            by_sid: FxHashMap::default(),
+            subscriptions: Slab::new(),
+            waiting: FxHashMap::default(),
+            demux: Demux::new(),
+            outputs: VecDeque::new(),
+            dirty: Vec::new(),
+            timers: BTreeSet::new(),
+            next_tick: now,
+            stats: ShardStats::default(),
+        })
     }
 
     /// Takes one input. Never blocks, never panics on what the network sends.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
-        self.now = now;
-        let _ = input;
+        self.now = self.now.max(now);
+        match input {
+            Input::Datagram { transport, source, destination, payload } => {
+                self.handle_datagram(transport, source, destination, payload);
+            }
+            Input::TcpClosed { source } => self.demux.remove_address(Transport::Tcp, source),
+            Input::Command { room, action } => self.handle_command(room, action),
+            Input::Timeout => self.handle_timers(),
+        }
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Output {
-        Output::Timeout(self.now + Duration::from_secs(3600))
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            match self.dirty.pop() {
+                Some(key) => self.flush(key),
+                None => return Output::Timeout(self.next_wake()),
+            }
+        }
     }
 
     /// Counters and sizes.
     pub fn stats(&self) -> ShardStats {
-        ShardStats::default()
+        let size = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        ShardStats {
+            rooms: size(self.rooms.len()),
+            connections: size(self.endpoints.len()),
+            tracks: size(self.tracks.len()),
+            subscriptions: size(self.subscriptions.len()),
+            ..self.stats
+        }
+    }
+
+    fn handle_datagram(
+        &mut self,
+        transport: Transport,
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: &[u8],
+    ) {
+        let known = self.demux.by_address(transport, source);
+        let key = match DatagramKind::of(payload) {
+            DatagramKind::Stun => {
+                let named = local_ufrag(payload).and_then(|ufrag| self.demux.by_ufrag(ufrag));
+                let now = self.now;
+                let authentic = named.filter(|key| {
+                    self.guard(*key, |endpoint| {
+                        endpoint.connection.authenticates(now, transport, source, destination, payload)
+                    })
+                    .unwrap_or(false)
+                });
+                if let Some(key) = authentic
+                    && known != Some(key)
+                {
+                    self.demux.add_address(transport, source, key);
+                }
+                authentic
+            }
+            DatagramKind::Other => known,
+            DatagramKind::Unknown => None,
+        };
+        let Some(key) = key else {
+            self.stats.datagrams_dropped += 1;
+            return;
+        };
+        let now = self.now;
+        let taken = self.guard(key, |endpoint| {
+            endpoint.connection.handle_datagram(now, transport, source, destination, payload).is_ok()
+        });
+        match taken {
+            Some(true) => self.drain(key),
+            Some(false) => self.stats.datagrams_dropped += 1,
+            None => {}
+        }
+    }
+
+    /// Sends what was queued on a connection since it was last looked at.
+    fn flush(&mut self, key: EndpointKey) {
+        let now = self.now;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.dirty = false;
+        if self.guard(key, |endpoint| endpoint.connection.handle_timeout(now).is_ok()) == Some(false) {
+            self.close(key, Some(ConnectionState::Failed));
+            return;
+        }
+        self.drain(key);
+        self.send_waiting_data(key);
+    }
+
+    /// Takes everything that a connection has to say, and sets its timer.
+    fn drain(&mut self, key: EndpointKey) {
+        for _ in 0..OUTPUTS_PER_TURN_MAX {
+            let output = self.guard(key, |endpoint| endpoint.connection.poll());
+            match output {
+                None => return,
+                Some(Ok(ConnectionOutput::Transmit(transmit))) => {
+                    self.outputs.push_back(Output::Transmit(transmit));
+                }
+                Some(Ok(ConnectionOutput::Event(event))) => self.handle_event(key, event),
+                Some(Ok(ConnectionOutput::Timeout(at))) => {
+                    self.set_timer(key, at);
+                    return;
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "connection failed");
+                    self.close(key, Some(ConnectionState::Failed));
+                    return;
+                }
+            }
+        }
+        self.mark_dirty(key);
+    }
+
+    fn handle_event(&mut self, key: EndpointKey, event: ConnectionEvent) {
+        let now = self.now;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        let connection = endpoint.id;
+        match event {
+            ConnectionEvent::Connected | ConnectionEvent::Reconnected => {
+                let first = !endpoint.connected_once;
+                endpoint.connected_once = true;
+                if endpoint.disconnected_at.take().is_some() || first {
+                    let state = ConnectionState::Connected;
+                    self.emit(key, NodeEvent::ConnectionState { connection, state });
+                    self.request_missing_keyframes(key);
+                }
+            }
+            ConnectionEvent::Disconnected => {
+                if endpoint.disconnected_at.is_none() {
+                    endpoint.disconnected_at = Some(now);
+                    let state = ConnectionState::Disconnected;
+                    self.emit(key, NodeEvent::ConnectionState { connection, state });
+                }
+            }
+            ConnectionEvent::Closed => self.close(key, Some(ConnectionState::Closed)),
+            ConnectionEvent::Media(packet) => self.forward(key, &packet),
+            ConnectionEvent::KeyframeRequest { mid } => self.handle_keyframe_request(key, mid),
+            ConnectionEvent::DataChannelOpen { kind } => {
+                self.emit(key, NodeEvent::DataChannelOpen { connection, kind });
+            }
+            ConnectionEvent::Data { kind, payload } => {
+                self.stats.data_messages_received += 1;
+                self.emit(key, NodeEvent::DataReceived { connection, kind, payload: payload.into() });
+            }
+            ConnectionEvent::Stats(stats) => {
+                let traffic = std::mem::take(&mut endpoint.traffic);
+                let stats = connection_stats(connection, traffic, stats);
+                self.emit(key, NodeEvent::Stats { connections: vec![stats] });
+            }
+        }
+    }
+
+    /// Runs `work` on a connection. If it panics, the session ends and nobody else notices.
+    fn guard<T>(&mut self, key: EndpointKey, work: impl FnOnce(&mut Endpoint) -> T) -> Option<T> {
+        let endpoint = self.endpoints.get_mut(key.0)?;
+        match catch_unwind(AssertUnwindSafe(|| work(endpoint))) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                tracing::error!("a session failed and was ended");
+                self.stats.sessions_panicked += 1;
+                self.remove(key, Some(ConnectionState::Failed));
+                None
+            }
+        }
+    }
+
+    /// Ends a connection in good order.
+    fn close(&mut self, key: EndpointKey, report: Option<ConnectionState>) {
+        self.guard(key, |endpoint| endpoint.connection.close());
+        for _ in 0..OUTPUTS_PER_TURN_MAX {
+            match self.guard(key, |endpoint| endpoint.connection.poll()) {
+                Some(Ok(ConnectionOutput::Transmit(transmit))) => {
+                    self.outputs.push_back(Output::Transmit(transmit));
+                }
+                Some(Ok(ConnectionOutput::Event(_))) => {}
+                _ => break,
+            }
+        }
+        self.remove(key, report);
+    }
+
+    /// Forgets a connection, what it published and what it received.
+    fn remove(&mut self, key: EndpointKey, report: Option<ConnectionState>) {
+        if !self.endpoints.contains(key.0) {
+            return;
+        }
+        let published: Vec<TrackKey> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| track.publisher == key)
+            .map(|(index, _)| TrackKey(index))
+            .collect();
+        for track in published {
+            self.stop_track(track, Some(EndReason::ConnectionClosed));
+        }
+        if let Some(state) = report
+            && let Some(endpoint) = self.endpoints.get(key.0)
+        {
+            let connection = endpoint.id;
+            self.emit(key, NodeEvent::ConnectionState { connection, state });
+        }
+        let endpoint = self.endpoints.remove(key.0);
+        for subscription in endpoint.subscriptions.into_values() {
+            self.forget_subscription(subscription);
+        }
+        self.by_id.remove(&endpoint.id);
+        self.demux.remove(key);
+        self.dirty.retain(|dirty| *dirty != key);
+        if let Some(at) = endpoint.wake_at {
+            self.timers.remove(&(at, key));
+        }
+        if let Some(room) = self.rooms.get_mut(&endpoint.room) {
+            room.endpoints.retain(|other| *other != key);
+            if room.endpoints.is_empty() {
+                self.rooms.remove(&endpoint.room);
+            }
+        }
+    }
+
+    /// Takes a subscription out of the shard's tables; its endpoint has let go of it.
+    fn forget_subscription(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.try_remove(key.0) else { return };
+        match subscription.source {
+            Some(track) => {
+                if let Some(track) = self.tracks.get_mut(track.0) {
+                    track.subscribers.retain(|other| *other != key);
+                }
+            }
+            None => {
+                if let Some(waiting) = self.waiting.get_mut(&subscription.track) {
+                    waiting.retain(|other| *other != key);
+                    if waiting.is_empty() {
+                        self.waiting.remove(&subscription.track);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mark_dirty(&mut self, key: EndpointKey) {
+        if let Some(endpoint) = self.endpoints.get_mut(key.0)
+            && !endpoint.dirty
+        {
+            endpoint.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    fn emit(&mut self, key: EndpointKey, event: NodeEvent) {
+        if let Some(endpoint) = self.endpoints.get(key.0) {
+            let room = endpoint.room.clone();
+            self.outputs.push_back(Output::Event { room, event });
+        }
+    }
+
+    fn connection_mut(&mut self, key: EndpointKey) -> Option<&mut Connection> {
+        self.endpoints.get_mut(key.0).map(|endpoint| &mut endpoint.connection)
     }
 }
 
-/// Which shard of this node a first datagram belongs to: the number in the user fragment of an ICE binding
-/// request (RFC 8445, section 7.2.2). Nothing is authenticated here; the shard does that.
-pub fn shard_of(datagram: &[u8]) -> Option<ShardIndex> {
-    let _ = datagram;
-    None
+fn connection_stats(connection: ConnectionId, traffic: Traffic, stats: TransportStats) -> ConnectionStats {
+    /// Seconds between two reports.
+    const INTERVAL_S: u64 = 5;
+    let bitrate = |bytes: u64| zynk_protocol::Bitrate::from_bps(bytes.saturating_mul(8) / INTERVAL_S);
+    let lost = |packets: u64, fraction: f32| {
+        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let lost = (packets as f32 * fraction.clamp(0.0, 1.0)).round() as u64;
+        lost
+    };
+    let upstream_lost =
+        lost(traffic.packets_received, stats.upstream_loss / (1.0 - stats.upstream_loss.min(0.99)));
+    ConnectionStats {
+        connection,
+        upstream: (traffic.packets_received.saturating_add(upstream_lost), upstream_lost),
+        downstream: (traffic.packets_sent, lost(traffic.packets_sent, stats.downstream_loss)),
+        rtt_ms: stats.rtt.map(|rtt| rtt.as_secs_f32() * 1000.0),
+        upstream_bitrate: bitrate(traffic.bytes_received),
+        downstream_bitrate: bitrate(traffic.bytes_sent),
+    }
 }

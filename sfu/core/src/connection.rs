@@ -1,0 +1,728 @@
+//! One peer connection: ICE-lite, DTLS, SDP, RTP and data channels, on str0m.
+//!
+//! The only file of the crate that names str0m. Everything else speaks in the types declared here, so that
+//! the media path can move out of str0m without a trace elsewhere.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use str0m::{
+    Candidate, Event, IceConnectionState, IceCreds, Input, Output as RtcOutput, Rtc, RtcConfig, RtcError,
+    bwe::BweKind,
+    change::{SdpAnswer, SdpOffer, SdpPendingOffer},
+    channel::{ChannelConfig, ChannelId, Reliability},
+    config::{CryptoProvider, DtlsCert},
+    format::{
+        Codec as RtcCodec, PayloadParams, detect_av1_keyframe, detect_h264_keyframe, detect_h264_nalu,
+        detect_vp8_keyframe, detect_vp9_keyframe,
+    },
+    media::{Direction, KeyframeRequestKind, MediaKind as RtcMediaKind},
+    net::{Protocol, Receive, TcpType},
+    rtp::{Extension, ExtensionMap, ExtensionSerializer, ExtensionValues, RtpWrite, SeqNo, Vp8Descriptor},
+    stats::PeerStats,
+};
+use zynk_protocol::{DataKind, MediaKind, MimeType, NegotiationFailure};
+
+use crate::{Certificate, ShardError, Transmit, Transport};
+
+pub(crate) use str0m::media::{Mid, Pt, Rid};
+
+/// How long statistics are gathered before a report.
+const STATS_INTERVAL: Duration = Duration::from_secs(5);
+/// Video packets kept for retransmission to one subscriber and track; older ones are forgotten.
+const RTX_VIDEO_PACKETS: usize = 512;
+/// Audio packets kept for retransmission.
+const RTX_AUDIO_PACKETS: usize = 64;
+/// What LiveKit's clients send at most in one data channel message, with room to spare; announced as
+/// `a=max-message-size`, and larger messages end the association.
+const DATA_MESSAGE_BYTES_MAX: u32 = 65_535;
+/// Data channel bytes that wait for the network, per connection; beyond it messages are refused.
+const DATA_BUFFER_BYTES_MAX: usize = 1 << 20;
+/// NALU type of an H.264 sequence parameter set (ITU-T H.264, table 7-1), which begins a decodable picture.
+const H264_SPS: u8 = 7;
+/// URI of AV1's dependency descriptor, also sent with VP9 (AV1 RTP specification, appendix A).
+const DEPENDENCY_DESCRIPTOR: &str =
+    "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+
+impl Certificate {
+    /// Makes a new one. Costs milliseconds: once a process, not once a connection.
+    pub fn generate() -> Result<Self, ShardError> {
+        let provider = str0m::crypto::from_feature_flags();
+        let certificate = provider
+            .dtls_provider
+            .generate_certificate()
+            .ok_or_else(|| ShardError::Certificate("no key could be generated".into()))?;
+        Ok(Self(Arc::new(CertificateInner { certificate, provider: Arc::new(provider) })))
+    }
+}
+
+/// Certificate and the library that made it, shared by all connections of a node.
+pub(crate) struct CertificateInner {
+    certificate: DtlsCert,
+    provider: Arc<CryptoProvider>,
+}
+
+impl fmt::Debug for CertificateInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateInner")
+    }
+}
+
+/// ICE user fragment and password of our side.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    /// `a=ice-ufrag`.
+    pub(crate) ufrag: String,
+    /// `a=ice-pwd`.
+    pub(crate) password: String,
+}
+
+/// The codec families that the forwarder treats differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// Opus, plain.
+    Opus,
+    /// Opus with redundancy (RFC 2198).
+    Red,
+    Vp8,
+    Vp9,
+    H264,
+    Av1,
+    /// Anything else that was negotiated.
+    Other,
+}
+
+/// A negotiated payload format of the publisher, to be matched with a subscriber's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PayloadFormat {
+    pub(crate) codec: Codec,
+    /// RTP clock, Hz.
+    pub(crate) clock_rate_hz: u32,
+    params: PayloadParams,
+}
+
+impl PayloadFormat {
+    /// Canonical MIME type of the codec.
+    pub(crate) fn mime(&self) -> MimeType {
+        match self.codec {
+            Codec::Opus => MimeType::new("audio/opus"),
+            Codec::Red => MimeType::new("audio/red"),
+            Codec::Vp8 => MimeType::new("video/VP8"),
+            Codec::Vp9 => MimeType::new("video/VP9"),
+            Codec::H264 => MimeType::new("video/H264"),
+            Codec::Av1 => MimeType::new("video/AV1"),
+            Codec::Other => MimeType::new(format!("{:?}", self.params.spec().codec).to_lowercase()),
+        }
+    }
+}
+
+/// Header extension values that travel with a packet to its subscribers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PacketExtensions(ExtensionValues);
+
+impl PacketExtensions {
+    /// Loudness below the loudest possible, −dBov (RFC 6464): 0 loudest, 127 silent.
+    pub(crate) fn audio_level(&self) -> Option<u8> {
+        self.0.audio_level.map(|level| level.unsigned_abs())
+    }
+
+    /// The number of the frame in the dependency descriptor, if there is one.
+    pub(crate) fn frame_number(&self) -> Option<u16> {
+        let bytes = &self.0.user_values.get::<DependencyDescriptor>()?.0;
+        Some(u16::from_be_bytes([*bytes.get(1)?, *bytes.get(2)?]))
+    }
+
+    /// The same values with another frame number in the dependency descriptor.
+    pub(crate) fn with_frame_number(&self, number: u16) -> Self {
+        let mut values = self.0.clone();
+        if let Some(descriptor) = values.user_values.get::<DependencyDescriptor>() {
+            let mut bytes = descriptor.0.clone();
+            if let Some(field) = bytes.get_mut(1..3) {
+                field.copy_from_slice(&number.to_be_bytes());
+            }
+            values.user_values.set(DependencyDescriptor(bytes));
+        }
+        Self(values)
+    }
+}
+
+/// An RTP packet from a publisher, decrypted.
+#[derive(Clone, Debug)]
+pub(crate) struct MediaPacket {
+    /// The section it came on.
+    pub(crate) mid: Mid,
+    /// Its simulcast encoding.
+    pub(crate) rid: Option<Rid>,
+    pub(crate) format: PayloadFormat,
+    /// Sequence number with rollovers.
+    pub(crate) sequence: u64,
+    /// RTP timestamp, in units of the format's clock.
+    pub(crate) timestamp: u32,
+    pub(crate) marker: bool,
+    pub(crate) payload: Arc<[u8]>,
+    pub(crate) extensions: PacketExtensions,
+    /// Decoding can start with this packet. False for audio.
+    pub(crate) keyframe: bool,
+}
+
+/// An RTP packet for one subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct ForwardedPacket {
+    pub(crate) payload_type: Pt,
+    /// Sequence number with rollovers; the first one of a stream is below 65 536.
+    pub(crate) sequence: u64,
+    pub(crate) timestamp: u32,
+    pub(crate) marker: bool,
+    pub(crate) payload: Arc<[u8]>,
+    pub(crate) extensions: PacketExtensions,
+    /// VP8 picture id and TL0PICIDX to write over the payload's.
+    pub(crate) vp8: Option<Vp8Ids>,
+    /// Kept for retransmission.
+    pub(crate) retransmittable: bool,
+}
+
+/// Running numbers in VP8's payload descriptor (RFC 7741, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vp8Ids {
+    /// 15 bits.
+    pub(crate) picture_id: u16,
+    pub(crate) tl0_pic_idx: Option<u8>,
+}
+
+impl Vp8Ids {
+    /// Reads them from a payload; none when the publisher does not send a 15-bit picture id.
+    pub(crate) fn of(payload: &[u8]) -> Option<Self> {
+        let descriptor = Vp8Descriptor::parse(payload).ok()?;
+        let long = payload.get(2).is_some_and(|byte| byte & 0x80 != 0);
+        let picture_id = descriptor.picture_id().filter(|_| long)?;
+        Some(Self { picture_id, tl0_pic_idx: descriptor.tl0_pic_idx() })
+    }
+}
+
+/// Why a media section cannot carry a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsendable {
+    /// The other side does not accept the codec.
+    Codec,
+}
+
+/// What a connection wants done or noticed.
+#[derive(Debug)]
+pub(crate) enum ConnectionOutput {
+    Transmit(Transmit),
+    Event(ConnectionEvent),
+    Timeout(Instant),
+}
+
+#[derive(Debug)]
+pub(crate) enum ConnectionEvent {
+    /// ICE and DTLS are up.
+    Connected,
+    /// ICE lost its path.
+    Disconnected,
+    /// ICE found a path again.
+    Reconnected,
+    /// The other side ended DTLS.
+    Closed,
+    Media(MediaPacket),
+    /// The subscriber needs a keyframe in this section.
+    KeyframeRequest {
+        mid: Mid,
+    },
+    DataChannelOpen {
+        kind: DataKind,
+    },
+    Data {
+        kind: DataKind,
+        payload: Vec<u8>,
+    },
+    Stats(TransportStats),
+}
+
+/// Figures of one interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TransportStats {
+    /// Share of packets lost on the way to us, 0 to 1.
+    pub(crate) upstream_loss: f32,
+    /// Share of packets that the other side reported lost, 0 to 1.
+    pub(crate) downstream_loss: f32,
+    pub(crate) rtt: Option<Duration>,
+}
+
+/// One str0m session.
+pub(crate) struct Connection {
+    rtc: Rtc,
+    pending: Option<SdpPendingOffer>,
+    channels: [Option<ChannelId>; DataKind::ALL.len()],
+    connected: bool,
+    now: Instant,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("connected", &self.connected).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(
+        certificate: &Certificate,
+        credentials: &Credentials,
+        udp: &[SocketAddr],
+        tcp: &[SocketAddr],
+        now: Instant,
+    ) -> Self {
+        let mut rtc = configuration(certificate).set_local_ice_credentials(ice_creds(credentials)).build(now);
+        for address in udp {
+            if let Ok(candidate) = Candidate::host(*address, Protocol::Udp) {
+                rtc.add_local_candidate(candidate);
+            }
+        }
+        for address in tcp {
+            if let Ok(candidate) = Candidate::builder().tcp().host(*address).tcptype(TcpType::Passive).build()
+            {
+                rtc.add_local_candidate(candidate);
+            }
+        }
+        Self { rtc, pending: None, channels: [None; DataKind::ALL.len()], connected: false, now }
+    }
+
+    /// Whether ICE and DTLS came up; media and data can be sent.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected && self.rtc.is_alive()
+    }
+
+    /// Whether a STUN message proves knowledge of our ICE password.
+    pub(crate) fn authenticates(
+        &self,
+        now: Instant,
+        transport: Transport,
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagram: &[u8],
+    ) -> bool {
+        Receive::new(protocol(transport), source, destination, datagram)
+            .is_ok_and(|receive| self.rtc.accepts(&Input::Receive(now, receive)))
+    }
+
+    /// Takes a datagram. [`Self::poll`] must be drained before the next one.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), RtcError> {
+        self.now = now;
+        match Receive::new(protocol(transport), source, destination, datagram) {
+            Ok(receive) => self.rtc.handle_input(Input::Receive(now, receive)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), RtcError> {
+        self.now = now;
+        self.rtc.handle_input(Input::Timeout(now))
+    }
+
+    pub(crate) fn poll(&mut self) -> Result<ConnectionOutput, RtcError> {
+        loop {
+            match self.rtc.poll_output()? {
+                RtcOutput::Timeout(at) => return Ok(ConnectionOutput::Timeout(at)),
+                RtcOutput::Transmit(transmit) => {
+                    return Ok(ConnectionOutput::Transmit(Transmit {
+                        transport: match transmit.proto {
+                            Protocol::Udp => Transport::Udp,
+                            _ => Transport::Tcp,
+                        },
+                        source: transmit.source,
+                        destination: transmit.destination,
+                        payload: transmit.contents.into(),
+                    }));
+                }
+                RtcOutput::Event(event) => {
+                    if let Some(event) = self.event(event) {
+                        return Ok(ConnectionOutput::Event(event));
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Option<ConnectionEvent> {
+        match event {
+            Event::Connected => {
+                self.connected = true;
+                Some(ConnectionEvent::Connected)
+            }
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                Some(ConnectionEvent::Disconnected)
+            }
+            Event::IceConnectionStateChange(
+                IceConnectionState::Connected | IceConnectionState::Completed,
+            ) => self.connected.then_some(ConnectionEvent::Reconnected),
+            Event::Closed => Some(ConnectionEvent::Closed),
+            Event::RtpPacket(packet) => {
+                let (mid, rid) = {
+                    let mut direct = self.rtc.direct_api();
+                    let stream = direct.stream_rx(&packet.header.ssrc)?;
+                    (stream.mid(), stream.rid())
+                };
+                let format = self.format_of(packet.header.payload_type)?;
+                let mut values = packet.header.ext_vals;
+                values.mid = None;
+                values.rid = None;
+                values.rid_repair = None;
+                values.transport_cc = None;
+                values.abs_send_time = None;
+                Some(ConnectionEvent::Media(MediaPacket {
+                    mid,
+                    rid,
+                    format,
+                    sequence: *packet.seq_no,
+                    timestamp: packet.header.timestamp,
+                    marker: packet.header.marker,
+                    keyframe: starts_picture(format.codec, &packet.payload),
+                    payload: packet.payload,
+                    extensions: PacketExtensions(values),
+                }))
+            }
+            Event::KeyframeRequest(request) => Some(ConnectionEvent::KeyframeRequest { mid: request.mid }),
+            Event::ChannelOpen(id, label) => {
+                let kind = DataKind::from_label(&label)?;
+                *self.channels.get_mut(channel_index(kind))? = Some(id);
+                Some(ConnectionEvent::DataChannelOpen { kind })
+            }
+            Event::ChannelData(data) => {
+                let index = self.channels.iter().position(|id| *id == Some(data.id))?;
+                let kind = *DataKind::ALL.get(index)?;
+                Some(ConnectionEvent::Data { kind, payload: data.data })
+            }
+            Event::ChannelClose(id) => {
+                for slot in self.channels.iter_mut().filter(|slot| **slot == Some(id)) {
+                    *slot = None;
+                }
+                None
+            }
+            Event::PeerStats(PeerStats { ingress_loss_fraction, egress_loss_fraction, rtt, .. }) => {
+                Some(ConnectionEvent::Stats(TransportStats {
+                    upstream_loss: ingress_loss_fraction.unwrap_or(0.0),
+                    downstream_loss: egress_loss_fraction.unwrap_or(0.0),
+                    rtt,
+                }))
+            }
+            Event::EgressBitrateEstimate(BweKind::Twcc { .. } | BweKind::Remb { .. }) | _ => None,
+        }
+    }
+
+    fn format_of(&self, payload_type: Pt) -> Option<PayloadFormat> {
+        let params = self
+            .rtc
+            .codec_config()
+            .params()
+            .iter()
+            .find(|params| params.pt() == payload_type || params.red() == Some(payload_type))?;
+        Some(payload_format(*params, params.red() == Some(payload_type)))
+    }
+
+    /// The payload format that a section's first accepted payload type stands for.
+    pub(crate) fn preferred_format(&self, mid: Mid) -> Option<PayloadFormat> {
+        let media = self.rtc.media(mid)?;
+        let first = media.remote_pts().first()?;
+        self.format_of(*first)
+    }
+
+    /// The payload type with which `format` can be sent in section `mid`.
+    pub(crate) fn payload_type(&self, mid: Mid, format: &PayloadFormat) -> Result<Pt, Unsendable> {
+        let media = self.rtc.media(mid).ok_or(Unsendable::Codec)?;
+        let accepted = self
+            .rtc
+            .codec_config()
+            .match_params(format.params)
+            .filter(|params| media.remote_pts().contains(&params.pt()))
+            .ok_or(Unsendable::Codec)?;
+        match format.codec {
+            Codec::Red => accepted.red().ok_or(Unsendable::Codec),
+            _ => Ok(accepted.pt()),
+        }
+    }
+
+    /// Plain Opus of the same connection, for receivers that do not take redundancy.
+    pub(crate) fn without_red(format: &PayloadFormat) -> PayloadFormat {
+        PayloadFormat { codec: Codec::Opus, ..*format }
+    }
+
+    /// Queues a packet on the outgoing stream of a section; [`Self::flush`] sends it.
+    pub(crate) fn write(&mut self, mid: Mid, packet: ForwardedPacket) -> bool {
+        let now = self.now;
+        let mut direct = self.rtc.direct_api();
+        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
+        let patch = packet.vp8.and_then(|ids| {
+            let descriptor = Vp8Descriptor::parse(&packet.payload).ok()?;
+            let mut builder = descriptor.patch().picture_id(ids.picture_id);
+            if let Some(index) = ids.tl0_pic_idx {
+                builder = builder.tl0_pic_idx(index);
+            }
+            builder.build().ok()
+        });
+        let mut write = RtpWrite::new(
+            packet.payload_type,
+            SeqNo::from(packet.sequence),
+            packet.timestamp,
+            now,
+            packet.payload,
+        )
+        .marker(packet.marker)
+        .nackable(packet.retransmittable)
+        .ext_vals(packet.extensions.0);
+        if let Some(patch) = patch {
+            write = write.vp8_patch(patch);
+        }
+        stream.write_rtp(write);
+        true
+    }
+
+    /// Asks the publisher for a keyframe.
+    pub(crate) fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>) -> bool {
+        let mut direct = self.rtc.direct_api();
+        match direct.stream_rx_by_mid(mid, rid) {
+            Some(stream) => {
+                stream.request_keyframe(KeyframeRequestKind::Pli);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sends a data channel message. False when the channel is not open or its buffer is full.
+    pub(crate) fn send_data(&mut self, kind: DataKind, payload: &[u8]) -> bool {
+        let Some(id) = self.channels.get(channel_index(kind)).copied().flatten() else { return false };
+        self.rtc.channel(id).is_some_and(|mut channel| channel.write(true, payload).unwrap_or(false))
+    }
+
+    /// Whether the channel is open.
+    pub(crate) fn has_channel(&self, kind: DataKind) -> bool {
+        self.channels.get(channel_index(kind)).is_some_and(Option::is_some)
+    }
+
+    /// Ends DTLS; what is left to send comes out of [`Self::poll`].
+    pub(crate) fn close(&mut self) {
+        let _ = self.rtc.close();
+    }
+
+    /// Answers a client's offer. Returns our SDP.
+    pub(crate) fn accept_offer(&mut self, sdp: &str) -> Result<String, NegotiationFailure> {
+        let offer = SdpOffer::from_sdp_string(sdp).map_err(invalid)?;
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(invalid)?;
+        self.pending = None;
+        Ok(answer.to_sdp_string())
+    }
+
+    /// Makes an offer with the given changes. None when there is nothing to negotiate.
+    pub(crate) fn create_offer(&mut self, changes: &OfferChanges) -> Option<Offer> {
+        let mut api = self.rtc.sdp_api();
+        if changes.data_channels {
+            for kind in DataKind::ALL {
+                let reliable = kind == DataKind::Reliable;
+                api.add_channel_with_config(ChannelConfig {
+                    label: kind.label().to_owned(),
+                    ordered: reliable,
+                    reliability: if reliable {
+                        Reliability::Reliable
+                    } else {
+                        Reliability::MaxRetransmits { retransmits: 0 }
+                    },
+                    ..ChannelConfig::default()
+                });
+            }
+        }
+        for (mid, active) in &changes.directions {
+            api.set_direction(*mid, if *active { Direction::SendOnly } else { Direction::Inactive });
+        }
+        let added = changes
+            .sections
+            .iter()
+            .map(|kind| api.add_media(media_kind(*kind), Direction::SendOnly, None, None, None))
+            .collect();
+        if changes.restart_ice {
+            api.ice_restart(true);
+        }
+        let (offer, pending) = api.apply()?;
+        self.pending = Some(pending);
+        Some(Offer { sdp: offer.to_sdp_string(), added })
+    }
+
+    /// Takes the client's answer to the outstanding offer.
+    pub(crate) fn accept_answer(&mut self, sdp: &str) -> Result<(), NegotiationFailure> {
+        let pending = self.pending.take().ok_or_else(|| NegotiationFailure::InvalidSdp {
+            detail: "an answer without an outstanding offer".into(),
+        })?;
+        let answer = SdpAnswer::from_sdp_string(sdp).map_err(invalid)?;
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(invalid)
+    }
+
+    /// Our ICE credentials now.
+    pub(crate) fn credentials(&mut self) -> Credentials {
+        let creds = self.rtc.direct_api().local_ice_credentials();
+        Credentials { ufrag: creds.ufrag, password: creds.pass }
+    }
+
+    /// Replaces credentials that an ICE restart drew, so that the user fragment names our shard.
+    pub(crate) fn set_credentials(&mut self, credentials: &Credentials) {
+        self.rtc.direct_api().set_local_ice_credentials(ice_creds(credentials));
+    }
+
+    /// Whether section `mid` may carry media to the client.
+    pub(crate) fn may_send(&self, mid: Mid) -> bool {
+        self.rtc.media(mid).is_some_and(|media| !media.disabled() && media.direction().is_sending())
+    }
+}
+
+/// What to change with an offer.
+#[derive(Debug, Default)]
+pub(crate) struct OfferChanges {
+    /// Open the three data channels.
+    pub(crate) data_channels: bool,
+    /// Sections to switch to sending (`true`) or inactive.
+    pub(crate) directions: Vec<(Mid, bool)>,
+    /// Sections to add, for sending.
+    pub(crate) sections: Vec<MediaKind>,
+    /// Draw new ICE credentials.
+    pub(crate) restart_ice: bool,
+}
+
+/// An offer and the sections it added, in the order of [`OfferChanges::sections`].
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) sdp: String,
+    pub(crate) added: Vec<Mid>,
+}
+
+/// The primary block of an RFC 2198 payload; none when it is malformed.
+pub(crate) fn red_primary(payload: &[u8]) -> Option<Arc<[u8]>> {
+    let blocks = str0m::rtp::RedDecoder::decode(payload).ok()?;
+    blocks.iter().find(|block| block.is_primary).map(|block| Arc::from(block.payload))
+}
+
+fn configuration(certificate: &Certificate) -> RtcConfig {
+    let mut extensions = ExtensionMap::standard();
+    extensions.set(5, Extension::AbsoluteCaptureTime);
+    extensions.set(6, Extension::PlayoutDelay);
+    extensions.set(7, Extension::VideoContentType);
+    extensions.set(8, Extension::with_serializer(DEPENDENCY_DESCRIPTOR, DependencyDescriptorSerializer));
+    let Certificate(inner) = certificate;
+    RtcConfig::new()
+        .set_rtp_mode(true)
+        .set_ice_lite(true)
+        .set_crypto_provider(Arc::clone(&inner.provider))
+        .set_dtls_cert(inner.certificate.clone())
+        .set_extension_map(extensions)
+        .clear_codecs()
+        .enable_opus(true, true)
+        .enable_vp8(true)
+        .enable_h264(true)
+        .enable_vp9(true)
+        .enable_av1(true)
+        .set_stats_interval(Some(STATS_INTERVAL))
+        .set_send_buffer_video(RTX_VIDEO_PACKETS)
+        .set_send_buffer_audio(RTX_AUDIO_PACKETS)
+        .set_sctp_max_message_size(DATA_MESSAGE_BYTES_MAX)
+        .set_sctp_max_buffered_amount(DATA_BUFFER_BYTES_MAX)
+}
+
+fn starts_picture(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::Vp8 => detect_vp8_keyframe(payload),
+        Codec::Vp9 => detect_vp9_keyframe(payload),
+        Codec::H264 => detect_h264_keyframe(payload) || detect_h264_nalu(payload, H264_SPS),
+        Codec::Av1 => detect_av1_keyframe(payload),
+        Codec::Opus | Codec::Red | Codec::Other => false,
+    }
+}
+
+fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat {
+    let spec = params.spec();
+    let codec = match spec.codec {
+        RtcCodec::Opus if red => Codec::Red,
+        RtcCodec::Opus => Codec::Opus,
+        RtcCodec::Vp8 => Codec::Vp8,
+        RtcCodec::Vp9 => Codec::Vp9,
+        RtcCodec::H264 => Codec::H264,
+        RtcCodec::Av1 => Codec::Av1,
+        _ => Codec::Other,
+    };
+    PayloadFormat { codec, clock_rate_hz: spec.clock_rate.get(), params }
+}
+
+fn invalid(error: impl fmt::Display) -> NegotiationFailure {
+    NegotiationFailure::InvalidSdp { detail: error.to_string() }
+}
+
+fn ice_creds(credentials: &Credentials) -> IceCreds {
+    IceCreds { ufrag: credentials.ufrag.clone(), pass: credentials.password.clone() }
+}
+
+fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Udp => Protocol::Udp,
+        Transport::Tcp => Protocol::Tcp,
+    }
+}
+
+fn media_kind(kind: MediaKind) -> RtcMediaKind {
+    match kind {
+        MediaKind::Audio => RtcMediaKind::Audio,
+        MediaKind::Video => RtcMediaKind::Video,
+    }
+}
+
+fn channel_index(kind: DataKind) -> usize {
+    match kind {
+        DataKind::Reliable => 0,
+        DataKind::Lossy => 1,
+        DataKind::DataTrack => 2,
+    }
+}
+
+/// A dependency descriptor, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DependencyDescriptor(Vec<u8>);
+
+/// Carries dependency descriptors through without reading them.
+#[derive(Debug)]
+struct DependencyDescriptorSerializer;
+
+impl ExtensionSerializer for DependencyDescriptorSerializer {
+    fn write_to(&self, buffer: &mut [u8], values: &ExtensionValues) -> usize {
+        let Some(DependencyDescriptor(bytes)) = values.user_values.get() else { return 0 };
+        match buffer.get_mut(..bytes.len()) {
+            Some(target) => {
+                target.copy_from_slice(bytes);
+                bytes.len()
+            }
+            None => 0,
+        }
+    }
+
+    fn parse_value(&self, bytes: &[u8], values: &mut ExtensionValues) -> bool {
+        values.user_values.set(DependencyDescriptor(bytes.to_vec()));
+        true
+    }
+
+    fn is_video(&self) -> bool {
+        true
+    }
+
+    fn is_audio(&self) -> bool {
+        false
+    }
+
+    fn requires_two_byte_form(&self, values: &ExtensionValues) -> bool {
+        values.user_values.get().is_some_and(|DependencyDescriptor(bytes)| bytes.len() > 16)
+    }
+}

@@ -1,0 +1,199 @@
+//! A client's peer connection with everything that signaling attached to it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use zynk_protocol::{
+    ConnectionId, ConnectionRole, DataKind, ExpectedTrack, MediaKind, ParticipantSid, RoomSid,
+    SubscriptionSettings, TrackSid,
+};
+
+use crate::{
+    connection::{Connection, Credentials, Mid},
+    shard::{SubscriptionKey, TrackKey},
+};
+
+/// Tracks that a client announced but does not send yet; further announcements are ignored.
+const EXPECTED_TRACKS_MAX: usize = 64;
+/// Settings kept for subscriptions that do not exist yet; further ones are ignored.
+const EARLY_SETTINGS_MAX: usize = 1024;
+/// Reliable messages that wait for a slow receiver; when either bound is reached, new ones are dropped.
+const DATA_QUEUE_MESSAGES_MAX: usize = 4096;
+const DATA_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// A connection without a path for so long has failed.
+pub(crate) const DISCONNECTED_MAX: Duration = Duration::from_secs(15);
+/// A connection that has not come up so long after it was opened has failed.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(90);
+
+/// One peer connection and its bookkeeping.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: ConnectionId,
+    pub(crate) room: RoomSid,
+    pub(crate) participant: ParticipantSid,
+    pub(crate) role: ConnectionRole,
+    pub(crate) late_binding: bool,
+    pub(crate) connection: Connection,
+    pub(crate) credentials: CredentialsNow,
+    pub(crate) sections: Vec<Section>,
+    pub(crate) expected: Vec<ExpectedTrack>,
+    pub(crate) subscriptions: FxHashMap<TrackSid, SubscriptionKey>,
+    /// Subscriptions in the order in which they were made.
+    pub(crate) order: Vec<SubscriptionKey>,
+    pub(crate) early_settings: FxHashMap<TrackSid, SubscriptionSettings>,
+    pub(crate) negotiation: Negotiation,
+    pub(crate) data: DataQueue,
+    pub(crate) opened_at: Instant,
+    pub(crate) connected_once: bool,
+    pub(crate) disconnected_at: Option<Instant>,
+    /// When the connection wants to be woken; mirrors the shard's timer.
+    pub(crate) wake_at: Option<Instant>,
+    pub(crate) dirty: bool,
+    pub(crate) traffic: Traffic,
+}
+
+/// ICE credentials of our side: those in use and, during a restart that we offered, the next ones.
+#[derive(Clone)]
+pub(crate) struct CredentialsNow {
+    pub(crate) current: Credentials,
+    pub(crate) offered: Option<Credentials>,
+}
+
+impl std::fmt::Debug for CredentialsNow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CredentialsNow")
+    }
+}
+
+/// Packets of one report interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) packets_received: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) packets_sent: u64,
+    pub(crate) bytes_sent: u64,
+}
+
+/// Where the offers and answers of a connection stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Negotiation {
+    /// Our offer that has no answer yet.
+    pub(crate) outstanding: Option<(u32, Instant)>,
+    pub(crate) last_offer_id: u32,
+    /// Something changed: negotiate at this time.
+    pub(crate) due_at: Option<Instant>,
+    pub(crate) restart_ice: bool,
+    pub(crate) offered_data_channels: bool,
+    /// The client has offered at least once (roles where it does).
+    pub(crate) answered: bool,
+}
+
+/// One media section.
+#[derive(Clone, Debug)]
+pub(crate) struct Section {
+    pub(crate) mid: Mid,
+    pub(crate) name: String,
+    pub(crate) kind: MediaKind,
+    /// What the client's last description said.
+    pub(crate) client_sends: bool,
+    pub(crate) client_receives: bool,
+    pub(crate) track_id: Option<String>,
+    pub(crate) rids: Vec<String>,
+    /// The track that the client sends here.
+    pub(crate) track: Option<TrackKey>,
+    /// What that track was announced with.
+    pub(crate) announced: Option<ExpectedTrack>,
+    /// The subscription that we send here.
+    pub(crate) subscription: Option<SubscriptionKey>,
+    /// Both sides agreed that it carries nothing to the client: it can be given to another track.
+    pub(crate) reusable: bool,
+}
+
+impl Section {
+    pub(crate) fn new(name: &str, kind: MediaKind) -> Self {
+        Self {
+            mid: Mid::from(name),
+            name: name.to_owned(),
+            kind,
+            client_sends: false,
+            client_receives: false,
+            track_id: None,
+            rids: Vec::new(),
+            track: None,
+            announced: None,
+            subscription: None,
+            reusable: false,
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn section(&mut self, mid: Mid) -> Option<&mut Section> {
+        self.sections.iter_mut().find(|section| section.mid == mid)
+    }
+
+    /// Remembers an announced track. False if there are too many.
+    pub(crate) fn expect(&mut self, track: ExpectedTrack) -> bool {
+        if self.expected.len() >= EXPECTED_TRACKS_MAX {
+            return false;
+        }
+        self.expected.push(track);
+        true
+    }
+
+    /// Keeps settings until the subscription is made.
+    pub(crate) fn keep_settings(&mut self, track: TrackSid, settings: SubscriptionSettings) {
+        if self.early_settings.len() < EARLY_SETTINGS_MAX {
+            self.early_settings.insert(track, settings);
+        }
+    }
+
+    /// Asks for a negotiation soon; changes that come together make one offer.
+    pub(crate) fn negotiate_soon(&mut self, at: Instant) {
+        if self.negotiation.due_at.is_none() {
+            self.negotiation.due_at = Some(at);
+        }
+    }
+}
+
+/// Reliable messages that did not fit into the channel's buffer.
+#[derive(Debug, Default)]
+pub(crate) struct DataQueue {
+    messages: VecDeque<(DataKind, Bytes)>,
+    bytes: usize,
+}
+
+impl DataQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Keeps a message for later. False when the queue is full and the message is lost.
+    pub(crate) fn push(&mut self, kind: DataKind, payload: Bytes) -> bool {
+        let full = self.messages.len() >= DATA_QUEUE_MESSAGES_MAX
+            || self.bytes.saturating_add(payload.len()) > DATA_QUEUE_BYTES_MAX;
+        if !full {
+            self.bytes += payload.len();
+            self.messages.push_back((kind, payload));
+        }
+        !full
+    }
+
+    /// Hands messages to `send` until it refuses one. Returns how many it took.
+    pub(crate) fn drain(&mut self, mut send: impl FnMut(DataKind, &[u8]) -> bool) -> u64 {
+        let mut sent = 0;
+        while let Some((kind, payload)) = self.messages.front() {
+            if !send(*kind, payload) {
+                break;
+            }
+            self.bytes = self.bytes.saturating_sub(payload.len());
+            self.messages.pop_front();
+            sent += 1;
+        }
+        sent
+    }
+}

@@ -1,0 +1,260 @@
+//! Orders from signaling.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use zynk_protocol::{
+    CandidatePolicy, ConnectionId, ConnectionRole, DataKind, EndReason, ExpectedTrack, NegotiationFailure,
+    NodeAction, NodeEvent, OpenConnection, Recipients, RoomSid, SubscribeTrack, SubscriptionSettings,
+    TrackSid,
+};
+
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
+use crate::{
+    Output,
+    connection::Connection,
+    demux::draw_credentials,
+    endpoint::{CredentialsNow, DataQueue, Endpoint, Negotiation, Traffic},
+    forwarder::Subscription,
+};
+
+/// Changes within this time make one offer.
+pub(super) const NEGOTIATION_DELAY: Duration = Duration::from_millis(10);
+
+impl Shard {
+    pub(super) fn handle_command(&mut self, room: RoomSid, action: NodeAction) {
+        match action {
+            NodeAction::OpenConnection(open) => self.open_connection(room, open),
+            NodeAction::CloseConnection { connection } => {
+                if let Some(key) = self.endpoint_of(connection) {
+                    self.close(key, None);
+                }
+            }
+            NodeAction::CloseRoom => {
+                let endpoints = self.rooms.get(&room).map(|room| room.endpoints.clone()).unwrap_or_default();
+                for key in endpoints {
+                    self.close(key, None);
+                }
+                self.rooms.remove(&room);
+            }
+            NodeAction::RemoteOffer { connection, offer_id, sdp } => match self.endpoint_of(connection) {
+                Some(key) => self.handle_offer(key, offer_id, &sdp),
+                None => {
+                    let failure = NegotiationFailure::Closed;
+                    let event = NodeEvent::NegotiationFailed { connection, offer_id, failure };
+                    self.outputs.push_back(Output::Event { room, event });
+                }
+            },
+            NodeAction::RemoteAnswer { connection, offer_id, sdp } => {
+                if let Some(key) = self.endpoint_of(connection) {
+                    self.handle_answer(key, offer_id, &sdp);
+                }
+            }
+            // An ICE-lite agent needs no candidates: it answers where the checks come from.
+            NodeAction::RemoteCandidate { .. } => {}
+            NodeAction::RestartIce { connection } => {
+                if let Some(key) = self.endpoint_of(connection)
+                    && let Some(endpoint) = self.endpoints.get_mut(key.0)
+                    && endpoint.role == ConnectionRole::Subscriber
+                {
+                    // A resumed client may have lost the outstanding offer with its signaling connection.
+                    endpoint.negotiation.outstanding = None;
+                    endpoint.negotiation.restart_ice = true;
+                    endpoint.negotiation.due_at = Some(self.now);
+                }
+            }
+            NodeAction::ExpectTrack(track) => self.expect_track(track),
+            NodeAction::RemoveTrack { track } => self.remove_track(&track),
+            NodeAction::MuteTrack { track, muted } => {
+                if let Some(key) = self.by_sid.get(&track)
+                    && let Some(track) = self.tracks.get_mut(key.0)
+                {
+                    track.muted = muted;
+                }
+            }
+            NodeAction::Subscribe(subscribe) => self.subscribe(subscribe),
+            NodeAction::Unsubscribe { connection, track } => self.unsubscribe(connection, &track),
+            NodeAction::ConfigureSubscription { connection, track, settings } => {
+                self.configure(connection, track, settings);
+            }
+            NodeAction::SendData { to: Recipients::Connections(connections), kind, payload } => {
+                for connection in connections {
+                    self.send_data(connection, kind, &payload);
+                }
+            }
+        }
+    }
+
+    pub(super) fn endpoint_of(&self, connection: ConnectionId) -> Option<EndpointKey> {
+        self.by_id.get(&connection).copied()
+    }
+
+    fn open_connection(&mut self, room: RoomSid, open: OpenConnection) {
+        if self.by_id.contains_key(&open.connection) {
+            return;
+        }
+        let credentials = draw_credentials(&mut self.random, self.config.index);
+        let udp: &[_] = if open.candidates == CandidatePolicy::TcpOnly { &[] } else { &self.config.udp };
+        let connection =
+            Connection::new(&self.config.certificate, &credentials, udp, &self.config.tcp, self.now);
+        let key = EndpointKey(self.endpoints.insert(Endpoint {
+            id: open.connection,
+            room: room.clone(),
+            participant: open.participant,
+            role: open.role,
+            late_binding: open.late_binding,
+            connection,
+            credentials: CredentialsNow { current: credentials.clone(), offered: None },
+            sections: Vec::new(),
+            expected: Vec::new(),
+            subscriptions: rustc_hash::FxHashMap::default(),
+            order: Vec::new(),
+            early_settings: rustc_hash::FxHashMap::default(),
+            negotiation: Negotiation::default(),
+            data: DataQueue::default(),
+            opened_at: self.now,
+            connected_once: false,
+            disconnected_at: None,
+            wake_at: None,
+            dirty: false,
+            traffic: Traffic::default(),
+        }));
+        self.by_id.insert(open.connection, key);
+        self.demux.add_ufrag(&credentials.ufrag, key);
+        self.rooms.entry(room).or_default().endpoints.push(key);
+        if open.role == ConnectionRole::Subscriber
+            && let Some(endpoint) = self.endpoints.get_mut(key.0)
+        {
+            endpoint.negotiate_soon(self.now + NEGOTIATION_DELAY);
+        }
+    }
+
+    fn expect_track(&mut self, track: ExpectedTrack) {
+        let Some(key) = self.endpoint_of(track.connection) else { return };
+        if self.endpoints.get_mut(key.0).is_some_and(|endpoint| endpoint.expect(track)) {
+            self.match_expected(key);
+        }
+    }
+
+    fn remove_track(&mut self, sid: &TrackSid) {
+        if let Some(key) = self.by_sid.get(sid).copied() {
+            self.stop_track(key, None);
+        }
+        for (_, endpoint) in &mut self.endpoints {
+            endpoint.expected.retain(|expected| expected.track != *sid);
+        }
+    }
+
+    /// Ends a track. Its subscriptions wait for it to come back, which it does not: signaling removes them.
+    pub(super) fn stop_track(&mut self, key: TrackKey, report: Option<EndReason>) {
+        let Some(track) = self.tracks.try_remove(key.0) else { return };
+        self.by_sid.remove(&track.sid);
+        for subscription in track.subscribers {
+            self.release_section(subscription);
+            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                subscription.source = None;
+            }
+            self.waiting.entry(track.sid.clone()).or_default().push(subscription);
+        }
+        let Some(publisher) = self.endpoints.get_mut(track.publisher.0) else { return };
+        for section in publisher.sections.iter_mut().filter(|section| section.track == Some(key)) {
+            section.track = None;
+        }
+        let room = publisher.room.clone();
+        let last_word = self.rooms.get_mut(&room).and_then(|room| room.speakers.remove(&track.sid));
+        if let Some(level) = last_word {
+            let event = NodeEvent::Speakers { levels: vec![level] };
+            self.outputs.push_back(Output::Event { room: room.clone(), event });
+        }
+        if let Some(reason) = report {
+            let event = NodeEvent::TrackStopped { track: track.sid, reason };
+            self.outputs.push_back(Output::Event { room, event });
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: SubscribeTrack) {
+        let Some(key) = self.endpoint_of(subscribe.connection) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        if endpoint.subscriptions.contains_key(&subscribe.track) {
+            return;
+        }
+        let settings = endpoint.early_settings.remove(&subscribe.track).unwrap_or(subscribe.settings);
+        let subscription =
+            Subscription::new(key, subscribe.track.clone(), subscribe.stream_id, settings, &mut self.random);
+        let subscription_key = SubscriptionKey(self.subscriptions.insert(subscription));
+        endpoint.subscriptions.insert(subscribe.track.clone(), subscription_key);
+        endpoint.order.push(subscription_key);
+        match self.by_sid.get(&subscribe.track).copied() {
+            Some(track) => self.attach(subscription_key, track),
+            None => self.waiting.entry(subscribe.track).or_default().push(subscription_key),
+        }
+    }
+
+    /// Connects a subscription with its track, which has started.
+    pub(super) fn attach(&mut self, key: SubscriptionKey, source: TrackKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        let Some(track) = self.tracks.get_mut(source.0) else { return };
+        subscription.source = Some(source);
+        track.subscribers.push(key);
+        let subscriber = subscription.subscriber;
+        self.place(subscriber);
+    }
+
+    fn unsubscribe(&mut self, connection: ConnectionId, track: &TrackSid) {
+        let Some(endpoint_key) = self.endpoint_of(connection) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_key.0) else { return };
+        endpoint.early_settings.remove(track);
+        let Some(key) = endpoint.subscriptions.remove(track) else { return };
+        endpoint.order.retain(|other| *other != key);
+        self.release_section(key);
+        self.forget_subscription(key);
+    }
+
+    fn configure(&mut self, connection: ConnectionId, track: TrackSid, settings: SubscriptionSettings) {
+        let Some(endpoint_key) = self.endpoint_of(connection) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_key.0) else { return };
+        let Some(key) = endpoint.subscriptions.get(&track).copied() else {
+            endpoint.keep_settings(track, settings);
+            return;
+        };
+        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        let changed = subscription.settings != settings;
+        subscription.configure(settings);
+        if changed {
+            self.want_keyframe_for(key);
+        }
+    }
+
+    fn send_data(&mut self, connection: ConnectionId, kind: DataKind, payload: &Bytes) {
+        let Some(key) = self.endpoint_of(connection) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        let waits = !endpoint.data.is_empty() && kind == DataKind::Reliable;
+        let open = endpoint.connection.has_channel(kind);
+        let sent = !waits
+            && open
+            && self.guard(key, |endpoint| endpoint.connection.send_data(kind, payload)) == Some(true);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        if sent {
+            self.stats.data_messages_sent += 1;
+        } else if !(open && kind == DataKind::Reliable && endpoint.data.push(kind, payload.clone())) {
+            self.stats.data_messages_dropped += 1;
+        }
+        self.mark_dirty(key);
+    }
+
+    /// Hands queued messages to a channel that has room again.
+    pub(super) fn send_waiting_data(&mut self, key: EndpointKey) {
+        let waiting = self.endpoints.get(key.0).is_some_and(|endpoint| !endpoint.data.is_empty());
+        if !waiting {
+            return;
+        }
+        let sent = self.guard(key, |endpoint| {
+            let Endpoint { data, connection, .. } = endpoint;
+            data.drain(|kind, payload| connection.send_data(kind, payload))
+        });
+        if let Some(sent) = sent.filter(|sent| *sent > 0) {
+            self.stats.data_messages_sent += sent;
+            self.mark_dirty(key);
+        }
+    }
+}

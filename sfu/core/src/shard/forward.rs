@@ -1,0 +1,138 @@
+//! The way of media through the shard, and of keyframe requests back.
+
+use zynk_protocol::{NodeEvent, SubscriptionFailure};
+
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
+use crate::{
+    connection::{MediaPacket, Mid, Rid},
+    selector::Selector,
+};
+
+impl Shard {
+    /// Sends a publisher's packet to everyone who receives its track.
+    pub(super) fn forward(&mut self, from: EndpointKey, packet: &MediaPacket) {
+        let now = self.now;
+        let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
+        let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
+        publisher.traffic.packets_received += 1;
+        publisher.traffic.bytes_received += bytes;
+        let Some(key) = publisher.section(packet.mid).and_then(|section| section.track) else { return };
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        let Some(index) = track.encoding_index(packet.rid) else { return };
+        if let Some(encoding) = track.encodings.get_mut(index) {
+            encoding.observe(now, packet.keyframe);
+        }
+        self.stats.rtp_packets_received += 1;
+        self.stats.rtp_bytes_received += bytes;
+        if let Some(level) = packet.extensions.audio_level()
+            && let Some(room) = self.rooms.get_mut(&publisher.room)
+        {
+            let level = if track.muted { u8::MAX } else { level };
+            room.speakers.observe(&track.sid, &publisher.participant, level);
+        }
+        if packet.payload.is_empty() {
+            return; // padding of a sender that probes without retransmission payloads
+        }
+        let active = track.active(now);
+        let kind = track.kind;
+        let mut keyframes = Vec::new();
+        let mut unsupported = Vec::new();
+        for subscription_key in &track.subscribers {
+            let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) else { continue };
+            if !subscription.is_flowing() {
+                continue;
+            }
+            let receiver_key = subscription.subscriber;
+            let Some(receiver) = self.endpoints.get_mut(receiver_key.0) else { continue };
+            if !receiver.connection.is_connected() {
+                continue;
+            }
+            let outcome = subscription.forward(now, kind, packet, index, &active, &mut receiver.connection);
+            if let Some(encoding) = outcome.keyframe
+                && !keyframes.contains(&encoding)
+            {
+                keyframes.push(encoding);
+            }
+            if outcome.unsupported {
+                unsupported.push(*subscription_key);
+            }
+            if !outcome.sent {
+                continue;
+            }
+            receiver.traffic.packets_sent += 1;
+            receiver.traffic.bytes_sent += bytes;
+            self.stats.rtp_packets_sent += 1;
+            self.stats.rtp_bytes_sent += bytes;
+            if !receiver.dirty {
+                receiver.dirty = true;
+                self.dirty.push(receiver_key);
+            }
+        }
+        for encoding in keyframes {
+            self.want_keyframe(key, encoding);
+        }
+        for subscription in unsupported {
+            self.refuse_codec(subscription);
+        }
+    }
+
+    /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
+    pub(super) fn handle_keyframe_request(&mut self, from: EndpointKey, mid: Mid) {
+        self.stats.keyframe_requests_received += 1;
+        let Some(subscription) =
+            self.endpoints.get_mut(from.0).and_then(|endpoint| endpoint.section(mid)?.subscription)
+        else {
+            return;
+        };
+        self.want_keyframe_for(subscription);
+    }
+
+    /// Asks for keyframes of everything a connection receives: it has just come up.
+    pub(super) fn request_missing_keyframes(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return };
+        for subscription in endpoint.order.clone() {
+            self.want_keyframe_for(subscription);
+        }
+    }
+
+    /// Asks the publisher for a keyframe of the encoding that a subscription should receive.
+    pub(super) fn want_keyframe_for(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get(key.0) else { return };
+        let Some(source) = subscription.source.filter(|_| subscription.is_flowing()) else { return };
+        let Some(track) = self.tracks.get(source.0) else { return };
+        let active = track.active(self.now);
+        if let Some(target) = Selector::target(&active, subscription.settings.quality) {
+            self.want_keyframe(source, target);
+        }
+    }
+
+    fn want_keyframe(&mut self, key: TrackKey, encoding: usize) {
+        let now = self.now;
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        if track.want_keyframe(now, encoding) {
+            let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
+            let (publisher, mid) = (track.publisher, track.mid);
+            self.send_keyframe_request(publisher, mid, rid);
+        }
+    }
+
+    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
+        let asked =
+            self.connection_mut(publisher).is_some_and(|connection| connection.request_keyframe(mid, rid));
+        if asked {
+            self.stats.keyframe_requests_sent += 1;
+            self.mark_dirty(publisher);
+        }
+    }
+
+    /// Tells signaling that a subscriber cannot decode a track, and stops sending it.
+    pub(super) fn refuse_codec(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        subscription.negotiated = false;
+        let (subscriber, track) = (subscription.subscriber, subscription.track.clone());
+        let Some(endpoint) = self.endpoints.get(subscriber.0) else { return };
+        let connection = endpoint.id;
+        let reason = SubscriptionFailure::CodecUnsupported;
+        self.emit(subscriber, NodeEvent::SubscriptionFailed { connection, track, reason });
+    }
+}

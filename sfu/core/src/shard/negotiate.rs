@@ -1,0 +1,505 @@
+//! Offers and answers: which section carries which track, in both directions.
+
+use zynk_protocol::{
+    ConnectionRole, EndReason, ExpectedTrack, MediaKind, MidTrack, NegotiationFailure, NodeEvent,
+    SectionCount, StartedTrack, StreamEncoding,
+};
+
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, commands::NEGOTIATION_DELAY};
+use crate::{
+    connection::{Connection, Credentials, OfferChanges, Rid},
+    demux::draw_credentials,
+    endpoint::{Endpoint, Section},
+    sdp::{self, LocalSection, RemoteDescription, SECTIONS_MAX, SectionRole},
+    track::{Encoding, Track},
+};
+
+impl Shard {
+    /// The client's offer (roles `Publisher` and `Single`).
+    pub(super) fn handle_offer(&mut self, key: EndpointKey, offer_id: u32, offer: &str) {
+        let Some(connection) = self.endpoints.get(key.0).map(|endpoint| endpoint.id) else { return };
+        let answer = sdp::read(offer).and_then(|description| {
+            let answer = self
+                .guard(key, |endpoint| endpoint.connection.accept_offer(offer))
+                .unwrap_or(Err(NegotiationFailure::Closed))?;
+            Ok((description, answer))
+        });
+        let (description, answer) = match answer {
+            Ok(both) => both,
+            Err(failure) => {
+                self.emit(key, NodeEvent::NegotiationFailed { connection, offer_id, failure });
+                return;
+            }
+        };
+        let restarted = self.renew_credentials(key);
+        self.update_sections(key, &description);
+        let started = self.match_sections(key);
+        self.assign_sections(key);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.negotiation.answered = true;
+        endpoint.negotiation.due_at = None;
+        let local = self.local_sections(key);
+        match sdp::edit(&answer, &local, restarted.as_ref()) {
+            Ok(sdp) => {
+                let mid_tracks = self.mid_tracks(key);
+                let missing = self.missing_sections(key);
+                self.emit(key, NodeEvent::Answer { connection, offer_id, sdp, mid_tracks, missing });
+            }
+            Err(failure) => {
+                self.emit(key, NodeEvent::NegotiationFailed { connection, offer_id, failure });
+                return;
+            }
+        }
+        for track in started {
+            self.announce(track);
+        }
+        self.confirm_sections(key);
+        self.drain(key);
+    }
+
+    /// After an offer restarted ICE, our own credentials are random: draw some that name the shard.
+    fn renew_credentials(&mut self, key: EndpointKey) -> Option<Credentials> {
+        let index = self.config.index;
+        let endpoint = self.endpoints.get_mut(key.0)?;
+        if endpoint.connection.credentials() == endpoint.credentials.current {
+            return None;
+        }
+        let credentials = draw_credentials(&mut self.random, index);
+        endpoint.connection.set_credentials(&credentials);
+        endpoint.credentials.current = credentials.clone();
+        self.demux.add_ufrag(&credentials.ufrag, key);
+        Some(credentials)
+    }
+
+    /// Takes over what the client's offer says of each section.
+    fn update_sections(&mut self, key: EndpointKey, description: &RemoteDescription) {
+        let mut stopped = Vec::new();
+        let mut released = Vec::new();
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        for remote in &description.sections {
+            let Some(kind) = remote.kind else { continue };
+            let position = endpoint.sections.iter().position(|section| section.name == remote.mid);
+            let index = position.unwrap_or_else(|| {
+                endpoint.sections.push(Section::new(&remote.mid, kind));
+                endpoint.sections.len() - 1
+            });
+            let Some(section) = endpoint.sections.get_mut(index) else { continue };
+            let replaced = section.track_id.is_some() && section.track_id != remote.track_id;
+            if !remote.sends || replaced {
+                stopped.extend(section.track.take());
+                section.announced = None;
+            }
+            if !remote.receives {
+                released.extend(section.subscription.take());
+            }
+            section.client_sends = remote.sends;
+            section.client_receives = remote.receives;
+            section.track_id.clone_from(&remote.track_id);
+            section.rids.clone_from(&remote.rids);
+        }
+        for track in stopped {
+            self.stop_track(track, Some(EndReason::Unpublished));
+        }
+        for subscription in released {
+            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                subscription.assign(None);
+            }
+        }
+    }
+
+    /// A track was announced: its section may have been offered before.
+    pub(super) fn match_expected(&mut self, key: EndpointKey) {
+        for track in self.match_sections(key) {
+            self.announce(track);
+        }
+    }
+
+    /// Finds the announced tracks in the sections that the client sends: first by id, then, for what is left,
+    /// by kind, because browsers rename tracks. Returns the tracks that began.
+    fn match_sections(&mut self, key: EndpointKey) -> Vec<TrackKey> {
+        let mut started = Vec::new();
+        for exact in [true, false] {
+            loop {
+                let Some(endpoint) = self.endpoints.get_mut(key.0) else { return started };
+                let Some((section, expected)) = find_match(endpoint, exact) else { break };
+                let announced = endpoint.expected.remove(expected);
+                started.extend(self.start_track(key, section, announced));
+            }
+        }
+        started
+    }
+
+    fn start_track(&mut self, key: EndpointKey, index: usize, announced: ExpectedTrack) -> Option<TrackKey> {
+        let endpoint = self.endpoints.get_mut(key.0)?;
+        let section = endpoint.sections.get_mut(index)?;
+        let mut encodings: Vec<Encoding> =
+            section.rids.iter().map(|rid| Encoding::new(Some(Rid::from(rid.as_str())))).collect();
+        if encodings.is_empty() {
+            encodings.push(Encoding::new(None));
+        }
+        let track = TrackKey(self.tracks.insert(Track {
+            sid: announced.track.clone(),
+            publisher: key,
+            mid: section.mid,
+            kind: section.kind,
+            encodings,
+            subscribers: Vec::new(),
+            muted: announced.muted,
+        }));
+        self.by_sid.insert(announced.track.clone(), track);
+        section.track = Some(track);
+        section.announced = Some(announced);
+        Some(track)
+    }
+
+    /// Reports a track and serves those who wait for it.
+    fn announce(&mut self, key: TrackKey) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        let (publisher, sid) = (track.publisher, track.sid.clone());
+        let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
+        let connection = endpoint.id;
+        let mime =
+            |connection: &Connection, mid| connection.preferred_format(mid).map(|format| format.mime());
+        let codec = mime(&endpoint.connection, track.mid);
+        let Some(section) = endpoint.section(track.mid) else { return };
+        let wished = section.announced.as_ref().and_then(|announced| announced.codec.clone());
+        let codec = wished.or(codec).unwrap_or_else(|| zynk_protocol::MimeType::new(section.kind.as_str()));
+        let started = StartedTrack {
+            track: sid.clone(),
+            connection,
+            mid: section.name.clone(),
+            sdp_cid: section.track_id.clone().unwrap_or_default(),
+            codec,
+            encodings: section.rids.iter().map(|rid| StreamEncoding { rid: rid.clone() }).collect(),
+        };
+        self.emit(publisher, NodeEvent::TrackStarted(started));
+        for subscription in self.waiting.remove(&sid).unwrap_or_default() {
+            self.attach(subscription, key);
+        }
+    }
+
+    /// Looks for a section for each subscription that has none: at once where the section is agreed already,
+    /// otherwise by a negotiation.
+    pub(super) fn place(&mut self, key: EndpointKey) {
+        let at = self.now + NEGOTIATION_DELAY;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        if endpoint.late_binding && endpoint.negotiation.answered {
+            self.assign_sections(key);
+            self.confirm_sections(key);
+        } else if endpoint.role == ConnectionRole::Subscriber || endpoint.negotiation.answered {
+            endpoint.negotiate_soon(at);
+        }
+    }
+
+    /// Takes a subscription off its section, and tells the client in the next negotiation.
+    pub(super) fn release_section(&mut self, key: SubscriptionKey) {
+        let at = self.now + NEGOTIATION_DELAY;
+        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        if subscription.mid.is_none() {
+            return;
+        }
+        subscription.assign(None);
+        let Some(endpoint) = self.endpoints.get_mut(subscription.subscriber.0) else { return };
+        for section in endpoint.sections.iter_mut().filter(|section| section.subscription == Some(key)) {
+            section.subscription = None;
+        }
+        if !endpoint.late_binding {
+            endpoint.negotiate_soon(at);
+        }
+    }
+
+    /// Gives free sections that the client receives on to subscriptions, in the order of subscribing.
+    fn assign_sections(&mut self, key: EndpointKey) {
+        for (subscription_key, kind) in self.unplaced(key) {
+            let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+            let may_send = |section: &Section| {
+                section.kind == kind
+                    && section.client_receives
+                    && section.subscription.is_none()
+                    && endpoint.connection.may_send(section.mid)
+            };
+            let Some(index) = endpoint.sections.iter().position(may_send) else { continue };
+            let Some(section) = endpoint.sections.get_mut(index) else { continue };
+            section.subscription = Some(subscription_key);
+            let mid = section.mid;
+            if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
+                subscription.assign(Some(mid));
+            }
+        }
+    }
+
+    /// Subscriptions of started tracks that have no section, in the order of subscribing.
+    fn unplaced(&self, key: EndpointKey) -> Vec<(SubscriptionKey, MediaKind)> {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return Vec::new() };
+        let unplaced = |key: &SubscriptionKey| {
+            let subscription = self.subscriptions.get(key.0)?;
+            let track = self.tracks.get(subscription.source?.0)?;
+            subscription.mid.is_none().then_some((*key, track.kind))
+        };
+        endpoint.order.iter().filter_map(unplaced).collect()
+    }
+
+    fn missing_sections(&self, key: EndpointKey) -> SectionCount {
+        let mut missing = SectionCount::default();
+        for (_, kind) in self.unplaced(key) {
+            match kind {
+                MediaKind::Audio => missing.audio += 1,
+                MediaKind::Video => missing.video += 1,
+            }
+        }
+        missing
+    }
+
+    /// Both sides agree on the sections: media may flow in those that carry a subscription.
+    fn confirm_sections(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        let connection = endpoint.id;
+        let placed: Vec<SubscriptionKey> =
+            endpoint.sections.iter().filter_map(|section| section.subscription).collect();
+        for subscription_key in placed {
+            let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) else { continue };
+            if subscription.negotiated {
+                continue;
+            }
+            subscription.negotiated = true;
+            let track = subscription.track.clone();
+            if self.is_decodable(subscription_key) {
+                self.emit(key, NodeEvent::Subscribed { connection, track });
+                self.want_keyframe_for(subscription_key);
+            } else {
+                self.refuse_codec(subscription_key);
+            }
+        }
+    }
+
+    /// Whether the subscriber accepts the codec that the publisher is going to send.
+    fn is_decodable(&self, key: SubscriptionKey) -> bool {
+        let check = || {
+            let subscription = self.subscriptions.get(key.0)?;
+            let track = self.tracks.get(subscription.source?.0)?;
+            let publisher = self.endpoints.get(track.publisher.0)?;
+            let format = publisher.connection.preferred_format(track.mid)?;
+            let receiver = &self.endpoints.get(subscription.subscriber.0)?.connection;
+            let mid = subscription.mid?;
+            let plain = Connection::without_red(&format);
+            let direct = receiver.payload_type(mid, &format).is_ok();
+            Some(direct || (track.kind == MediaKind::Audio && receiver.payload_type(mid, &plain).is_ok()))
+        };
+        check().unwrap_or(true)
+    }
+
+    /// Negotiates what has changed: with an offer of our own, or by asking the client for one.
+    pub(super) fn negotiate(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.negotiation.due_at = None;
+        if endpoint.role == ConnectionRole::Subscriber {
+            if endpoint.negotiation.outstanding.is_none() {
+                self.offer(key);
+            }
+            return;
+        }
+        let connection = endpoint.id;
+        let free = |kind| {
+            let is_free = |section: &&Section| {
+                section.kind == kind && section.client_receives && section.subscription.is_none()
+            };
+            u32::try_from(endpoint.sections.iter().filter(is_free).count()).unwrap_or(u32::MAX)
+        };
+        let (audio, video) = (free(MediaKind::Audio), free(MediaKind::Video));
+        let unplaced = self.missing_sections(key);
+        let missing = SectionCount {
+            audio: unplaced.audio.saturating_sub(audio),
+            video: unplaced.video.saturating_sub(video),
+        };
+        self.emit(key, NodeEvent::NegotiationNeeded { connection, missing });
+    }
+
+    /// Makes our own offer (role `Subscriber`).
+    fn offer(&mut self, key: EndpointKey) {
+        let mut changes = OfferChanges::default();
+        let mut added = Vec::new();
+        let unplaced = self.unplaced(key);
+        let index = self.config.index;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        for (subscription, kind) in unplaced {
+            let reusable = |section: &&mut Section| {
+                section.kind == kind && section.reusable && section.subscription.is_none()
+            };
+            if let Some(section) = endpoint.sections.iter_mut().find(reusable) {
+                section.subscription = Some(subscription);
+                section.reusable = false;
+                changes.directions.push((section.mid, true));
+                if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                    subscription.assign(Some(section.mid));
+                }
+            } else if endpoint.sections.len() + changes.sections.len() < SECTIONS_MAX {
+                changes.sections.push(kind);
+                added.push((subscription, kind));
+            }
+        }
+        for section in endpoint.sections.iter().filter(|s| s.subscription.is_none() && !s.reusable) {
+            changes.directions.push((section.mid, false));
+        }
+        changes.data_channels = !endpoint.negotiation.offered_data_channels;
+        changes.restart_ice = std::mem::take(&mut endpoint.negotiation.restart_ice);
+        let restarts = changes.restart_ice;
+        let Some(Some(offer)) = self.guard(key, |endpoint| endpoint.connection.create_offer(&changes)) else {
+            return;
+        };
+        let fresh = restarts.then(|| draw_credentials(&mut self.random, index));
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.negotiation.offered_data_channels = true;
+        for (mid, (subscription, kind)) in offer.added.iter().zip(added) {
+            let mut section = Section::new(mid, kind);
+            section.subscription = Some(subscription);
+            endpoint.sections.push(section);
+            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                subscription.assign(Some(*mid));
+            }
+        }
+        endpoint.negotiation.last_offer_id += 1;
+        let offer_id = endpoint.negotiation.last_offer_id;
+        endpoint.negotiation.outstanding = Some((offer_id, self.now));
+        if let Some(credentials) = &fresh {
+            endpoint.credentials.offered = Some(credentials.clone());
+            self.demux.add_ufrag(&credentials.ufrag, key);
+        }
+        let connection = endpoint.id;
+        let local = self.local_sections(key);
+        match sdp::edit(&offer.sdp, &local, fresh.as_ref()) {
+            Ok(sdp) => {
+                let mid_tracks = self.mid_tracks(key);
+                self.emit(key, NodeEvent::Offer { connection, offer_id, sdp, mid_tracks });
+            }
+            Err(failure) => self.emit(key, NodeEvent::NegotiationFailed { connection, offer_id, failure }),
+        }
+        self.drain(key);
+    }
+
+    /// The client's answer to our offer. Id 0 stands for the outstanding one.
+    pub(super) fn handle_answer(&mut self, key: EndpointKey, offer_id: u32, answer: &str) {
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        let connection = endpoint.id;
+        let Some((outstanding, _)) = endpoint.negotiation.outstanding else { return };
+        if offer_id != 0 && offer_id != outstanding {
+            return; // an answer to an offer that has been replaced
+        }
+        endpoint.negotiation.outstanding = None;
+        let accepted = sdp::read(answer).and_then(|description| {
+            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer))
+                .unwrap_or(Err(NegotiationFailure::Closed))?;
+            Ok(description)
+        });
+        let description = match accepted {
+            Ok(description) => description,
+            Err(failure) => {
+                self.emit(key, NodeEvent::NegotiationFailed { connection, offer_id, failure });
+                return;
+            }
+        };
+        let now = self.now;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        if let Some(credentials) = endpoint.credentials.offered.take() {
+            endpoint.connection.set_credentials(&credentials);
+            endpoint.credentials.current = credentials;
+        }
+        let mut refused = Vec::new();
+        let mut more = false;
+        for remote in &description.sections {
+            let Some(section) = endpoint.sections.iter_mut().find(|section| section.name == remote.mid)
+            else {
+                continue;
+            };
+            section.client_receives = remote.receives;
+            match section.subscription {
+                Some(subscription) if !remote.receives => refused.push(subscription),
+                Some(_) => {}
+                // Released while the offer was under way: it still says that something is sent.
+                None if remote.receives => more = true,
+                None => section.reusable = true,
+            }
+        }
+        for subscription in refused {
+            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                subscription.negotiated = true;
+            }
+            self.refuse_codec(subscription);
+        }
+        self.confirm_sections_of_answer(key);
+        if more || !self.unplaced(key).is_empty() {
+            if let Some(endpoint) = self.endpoints.get_mut(key.0) {
+                endpoint.negotiate_soon(now);
+            }
+        }
+        self.drain(key);
+    }
+
+    fn confirm_sections_of_answer(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        // Sections that the client refuses stay with their subscription, but nothing flows in them.
+        let refused: Vec<_> = endpoint
+            .sections
+            .iter_mut()
+            .filter(|s| !s.client_receives)
+            .map(|s| (s.mid, s.subscription.take()))
+            .collect();
+        self.confirm_sections(key);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        for (mid, subscription) in refused {
+            if let Some(section) = endpoint.section(mid) {
+                section.subscription = subscription;
+            }
+        }
+    }
+
+    /// What the sections of our next description are to say.
+    fn local_sections(&self, key: EndpointKey) -> Vec<LocalSection> {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return Vec::new() };
+        let role = |section: &Section| {
+            if let Some(subscription) = section.subscription.and_then(|key| self.subscriptions.get(key.0)) {
+                return SectionRole::Sending {
+                    stream_id: subscription.stream_id.clone(),
+                    track_id: subscription.track.as_str().to_owned(),
+                };
+            }
+            if section.client_sends || endpoint.role == ConnectionRole::Publisher {
+                let announced = section.announced.as_ref();
+                return SectionRole::Receiving {
+                    codec: announced.and_then(|announced| announced.codec.clone()),
+                    red: announced.is_none_or(|announced| announced.red),
+                    dtx: announced.is_some_and(|announced| announced.dtx),
+                    stereo: announced.is_some_and(|announced| announced.stereo),
+                };
+            }
+            if endpoint.late_binding && section.client_receives {
+                SectionRole::Reserved
+            } else {
+                SectionRole::Idle
+            }
+        };
+        let local = |section: &Section| LocalSection { mid: section.name.clone(), role: role(section) };
+        endpoint.sections.iter().map(local).collect()
+    }
+
+    fn mid_tracks(&self, key: EndpointKey) -> Vec<MidTrack> {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return Vec::new() };
+        let carried = |section: &Section| {
+            let subscription = self.subscriptions.get(section.subscription?.0)?;
+            Some(MidTrack { mid: section.name.clone(), track: subscription.track.clone() })
+        };
+        endpoint.sections.iter().filter_map(carried).collect()
+    }
+}
+
+/// A section that the client sends on and the announcement that it belongs to.
+fn find_match(endpoint: &Endpoint, exact: bool) -> Option<(usize, usize)> {
+    let unmatched = |section: &&(usize, &Section)| section.1.client_sends && section.1.track.is_none();
+    let sections: Vec<(usize, &Section)> = endpoint.sections.iter().enumerate().collect();
+    sections.iter().filter(unmatched).find_map(|(index, section)| {
+        let fits = |expected: &ExpectedTrack| {
+            let named = section.track_id.as_ref().is_some_and(|id| expected.cids.contains(id));
+            expected.kind == section.kind && (named || !exact)
+        };
+        endpoint.expected.iter().position(fits).map(|expected| (*index, expected))
+    })
+}

@@ -1,0 +1,133 @@
+//! A published track: its encodings, who receives it and when its publisher was last asked for a keyframe.
+
+use std::time::{Duration, Instant};
+
+use zynk_protocol::{MediaKind, TrackSid};
+
+use crate::{
+    connection::{Mid, Rid},
+    shard::{EndpointKey, SubscriptionKey},
+};
+
+/// An encoding counts as stopped when nothing came for so long. Longer than the pause between two frames of
+/// a slow screen share, shorter than a viewer's patience.
+const ENCODING_IDLE: Duration = Duration::from_millis(1500);
+/// At most one keyframe request per encoding in this time, however many subscribers ask: a keyframe costs
+/// the publisher several times a normal frame.
+const KEYFRAME_INTERVAL_MIN: Duration = Duration::from_millis(500);
+
+/// A track whose section has been negotiated.
+#[derive(Debug)]
+pub(crate) struct Track {
+    pub(crate) sid: TrackSid,
+    pub(crate) publisher: EndpointKey,
+    pub(crate) mid: Mid,
+    pub(crate) kind: MediaKind,
+    /// Lowest first; one for a track without simulcast.
+    pub(crate) encodings: Vec<Encoding>,
+    pub(crate) subscribers: Vec<SubscriptionKey>,
+    pub(crate) muted: bool,
+}
+
+/// One stream of a track.
+#[derive(Debug)]
+pub(crate) struct Encoding {
+    pub(crate) rid: Option<Rid>,
+    last_packet_at: Option<Instant>,
+    keyframes: KeyframeRequests,
+}
+
+impl Encoding {
+    pub(crate) fn new(rid: Option<Rid>) -> Self {
+        Self { rid, last_packet_at: None, keyframes: KeyframeRequests::default() }
+    }
+
+    /// Notes a packet.
+    pub(crate) fn observe(&mut self, now: Instant, keyframe: bool) {
+        self.last_packet_at = Some(now);
+        if keyframe {
+            self.keyframes.satisfied();
+        }
+    }
+
+    fn is_active(&self, now: Instant) -> bool {
+        self.last_packet_at.is_some_and(|at| now.saturating_duration_since(at) < ENCODING_IDLE)
+    }
+}
+
+impl Track {
+    /// Which encodings are being sent. A track with a single one is always taken for active.
+    pub(crate) fn active(&self, now: Instant) -> Vec<bool> {
+        let single = self.encodings.len() == 1;
+        self.encodings.iter().map(|encoding| single || encoding.is_active(now)).collect()
+    }
+
+    /// The number of the encoding that carries `rid`.
+    pub(crate) fn encoding_index(&self, rid: Option<Rid>) -> Option<usize> {
+        match rid {
+            None if self.encodings.len() == 1 => Some(0),
+            None => None,
+            Some(_) => self.encodings.iter().position(|encoding| encoding.rid == rid),
+        }
+    }
+
+    /// Notes that somebody needs a keyframe of an encoding. True if the publisher is to be asked now.
+    pub(crate) fn want_keyframe(&mut self, now: Instant, index: usize) -> bool {
+        self.kind == MediaKind::Video
+            && self.encodings.get_mut(index).is_some_and(|encoding| encoding.keyframes.want(now))
+    }
+
+    /// Encodings whose keyframe is overdue, to be asked for again.
+    pub(crate) fn overdue_keyframes(&mut self, now: Instant) -> Vec<Option<Rid>> {
+        let due = |encoding: &mut Encoding| encoding.keyframes.retry(now).then_some(encoding.rid);
+        self.encodings.iter_mut().filter_map(due).collect()
+    }
+}
+
+/// Limits how often an encoding's publisher is asked, and repeats requests that got lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct KeyframeRequests {
+    asked_at: Option<Instant>,
+    wanted: bool,
+}
+
+impl KeyframeRequests {
+    fn want(&mut self, now: Instant) -> bool {
+        self.wanted = true;
+        self.retry(now)
+    }
+
+    fn retry(&mut self, now: Instant) -> bool {
+        let rested =
+            self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= KEYFRAME_INTERVAL_MIN);
+        let ask = self.wanted && rested;
+        if ask {
+            self.asked_at = Some(now);
+        }
+        ask
+    }
+
+    fn satisfied(&mut self) {
+        self.wanted = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_wishes_make_one_request_and_lost_ones_are_repeated() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut requests = KeyframeRequests::default();
+        assert!(requests.want(at(0)));
+        assert!(!requests.want(at(1)));
+        assert!(!requests.retry(at(499)));
+        assert!(requests.retry(at(500)), "no keyframe came: ask again");
+        requests.satisfied();
+        assert!(!requests.retry(at(2000)));
+        assert!(requests.want(at(2000)));
+    }
+}
