@@ -428,3 +428,6 @@ fn connection_stats(connection: ConnectionId, traffic: Traffic, stats: Transport
         downstream_bitrate: bitrate(traffic.bytes_sent),
     }
 }
+
+#[cfg(test)]
+mod tests;
