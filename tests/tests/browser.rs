@@ -8,6 +8,7 @@
     clippy::print_stdout
 )]
 
+#[allow(dead_code, unused_imports, reason = "the interop tests use the rest")]
 mod rig;
 
 use std::time::Duration;

@@ -9,14 +9,45 @@
 )]
 
 mod rig;
+#[path = "interop/webrtc_rs.rs"]
+mod webrtc_rs;
 
+use std::process::Command;
 use std::time::Duration;
 
-use rig::Rig;
+use rig::{Rig, Server};
 
 const LIMIT: Duration = Duration::from_secs(120);
+const WEBHOOK_PORT: &str = "9100";
+const WEBHOOK_URL: &str = "http://127.0.0.1:9100/";
 
 #[test]
 fn livekit_python_and_node_sdks_and_chromium_exchange_audio_video_and_data() {
     Rig::start().node("interop/sdks.mjs", &[], LIMIT);
+}
+
+#[test]
+fn livekit_python_server_sdk_controls_a_room_and_accepts_webhooks() {
+    Rig::start_with(&["--webhook", WEBHOOK_URL]).python("interop/server_api.py", &[WEBHOOK_PORT], LIMIT);
+}
+
+#[test]
+fn livekit_node_server_sdk_controls_a_room_and_accepts_webhooks() {
+    Rig::start_with(&["--webhook", WEBHOOK_URL]).node("interop/server-api.mjs", &[WEBHOOK_PORT], LIMIT);
+}
+
+#[test]
+fn aiortc_publishes_through_whip_and_plays_through_whep() {
+    Rig::start().python("interop/whip_whep.py", &["both", "whip"], LIMIT);
+}
+
+#[test]
+fn whip_is_seen_in_chromium_and_chromium_is_seen_through_whep() {
+    Rig::start().node("interop/whip-chromium.mjs", &[], LIMIT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webrtc_rs_publishes_through_whip_and_plays_through_whep() {
+    let server = Server::start(Command::new(rig::binary()), "127.0.0.1", &[]);
+    webrtc_rs::publish_and_play(&server.url()).await;
 }
