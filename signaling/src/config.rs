@@ -75,9 +75,8 @@ pub struct IceServerConfig {
 
 impl Default for RoomConfig {
     fn default() -> Self {
-        let codecs = [
-            "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx", "audio/opus", "audio/red",
-        ];
+        let codecs =
+            ["video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx", "audio/opus", "audio/red"];
         Self {
             auto_create: true,
             empty_timeout_s: 300,

@@ -74,11 +74,7 @@ impl Directory {
     }
 
     /// Asks an open room something.
-    pub async fn admin(
-        &self,
-        _room: &RoomName,
-        _request: AdminRequest,
-    ) -> Result<AdminResponse, AdminError> {
+    pub async fn admin(&self, _room: &RoomName, _request: AdminRequest) -> Result<AdminResponse, AdminError> {
         Err(AdminError::NotFound("requested room does not exist"))
     }
 

@@ -1,9 +1,18 @@
 //! Who wants to join what, and why they may not.
 
-use std::{collections::HashMap, sync::Arc};
+pub(crate) mod query;
+pub(crate) mod request;
+mod user_agent;
 
-use zynk_auth::Claims;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use zynk_auth::{Claims, TokenError};
+use zynk_protocol::livekit::participant_info::Kind;
 use zynk_protocol::{CandidatePolicy, Identity, RoomName, livekit};
+
+use crate::config::LimitsConfig;
+use crate::room::check_limits;
 
 /// Which tracks a session is subscribed to without asking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +58,7 @@ pub struct JoinParams {
     /// Display name.
     pub name: String,
     /// Standard, agent, ingress and so on (`ParticipantInfo.Kind`).
-    pub kind: livekit::participant_info::Kind,
+    pub kind: Kind,
     /// `ParticipantInfo.KindDetail` numbers.
     pub kind_details: Vec<i32>,
     /// The application's text.
@@ -92,6 +101,103 @@ pub struct JoinParams {
     pub sync_state: Option<livekit::SyncState>,
 }
 
+impl JoinParams {
+    /// What a token says, for a WebSocket client with two connections that is subscribed to everything.
+    ///
+    /// Refuses tokens that do not allow to join, and names and texts over their limits.
+    pub fn from_claims(claims: Claims, limits: &LimitsConfig) -> Result<Self, JoinError> {
+        let grants = &claims.video;
+        if !grants.room_join {
+            return Err(JoinError::unauthorized("no_room_join", "permissions denied: token lacks roomJoin"));
+        }
+        if claims.identity.is_empty() {
+            return Err(JoinError::bad_request("identity_missing", "identity cannot be empty"));
+        }
+        if claims.identity.len() > limits.identity_bytes_max {
+            return Err(JoinError::bad_request("identity_too_long", "identity exceeds length limit"));
+        }
+        if grants.room.is_empty() {
+            return Err(JoinError::bad_request("room_missing", "no room name"));
+        }
+        if grants.room.len() > limits.room_name_bytes_max {
+            return Err(JoinError::bad_request("room_too_long", "room name exceeds length limit"));
+        }
+        let params = Self {
+            room: RoomName::new(grants.room.clone()),
+            identity: Identity::new(claims.identity.clone()),
+            name: claims.name.clone(),
+            kind: kind(&claims.kind),
+            kind_details: claims.kind_details.iter().filter_map(|detail| kind_detail(detail)).collect(),
+            metadata: claims.metadata.clone(),
+            attributes: claims.attributes.clone().into_iter().collect(),
+            permission: permission(&claims),
+            may_create_room: grants.room_create,
+            room_config: claims
+                .room_config
+                .as_ref()
+                .and_then(|config| serde_json::from_value(config.clone()).ok()),
+            claims: Some(Arc::new(claims)),
+            client: livekit::ClientInfo::default(),
+            connection: ConnectionMode::Dual,
+            late_binding: false,
+            candidates: CandidatePolicy::All,
+            subscribe: SubscribeScope::Auto,
+            auto_subscribe_data_tracks: false,
+            adaptive_stream: false,
+            resumable: true,
+            add_tracks: Vec::new(),
+            offer: None,
+            resume: None,
+            sync_state: None,
+        };
+        params.check_limits(limits)?;
+        Ok(params)
+    }
+
+    /// Refuses name, metadata and attributes that are over their limits.
+    pub fn check_limits(&self, limits: &LimitsConfig) -> Result<(), JoinError> {
+        check_limits(limits, &self.name, &self.metadata, &self.attributes)
+            .map_err(|limit| JoinError::bad_request("limit_exceeded", limit))
+    }
+
+    /// Whether it counts against the room's limit: agents and recorders do not.
+    pub(crate) fn counts(&self) -> bool {
+        !(self.permission.recorder
+            || self.permission.agent
+            || matches!(self.kind, Kind::Agent | Kind::Egress))
+    }
+}
+
+fn kind(name: &str) -> Kind {
+    Kind::from_str_name(&name.to_ascii_uppercase()).unwrap_or(Kind::Standard)
+}
+
+fn kind_detail(name: &str) -> Option<i32> {
+    livekit::participant_info::KindDetail::from_str_name(&name.to_ascii_uppercase()).map(i32::from)
+}
+
+fn permission(claims: &Claims) -> livekit::ParticipantPermission {
+    let grants = &claims.video;
+    let sources = grants
+        .can_publish_sources
+        .iter()
+        .filter_map(|source| livekit::TrackSource::from_str_name(&source.to_ascii_uppercase()))
+        .map(i32::from)
+        .collect();
+    livekit::ParticipantPermission {
+        can_subscribe: grants.can_subscribe(),
+        can_publish: grants.can_publish(),
+        can_publish_data: grants.can_publish_data(),
+        can_publish_sources: sources,
+        hidden: grants.hidden,
+        recorder: grants.recorder,
+        can_update_metadata: grants.can_update_own_metadata(),
+        agent: grants.agent,
+        can_subscribe_metrics: grants.can_subscribe_metrics(),
+        can_manage_agent_session: grants.can_manage_agent_session(),
+    }
+}
+
 /// Why nobody joined. [`JoinError::status`] is the HTTP status; the text is the body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -129,6 +235,13 @@ pub enum JoinError {
 }
 
 impl JoinError {
+    pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Unauthorized { code, message: message.into() }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::BadRequest { code, message: message.into() }
+    }
     /// The HTTP status.
     pub const fn status(&self) -> u16 {
         match self {
@@ -149,5 +262,21 @@ impl JoinError {
             Self::NoSuchRoom => "room_not_found",
             Self::Unavailable(_) => "unavailable",
         }
+    }
+}
+
+impl From<TokenError> for JoinError {
+    fn from(error: TokenError) -> Self {
+        let code = match error {
+            TokenError::TooLong { .. } | TokenError::Malformed(_) => "token_malformed",
+            TokenError::Algorithm => "token_algorithm",
+            TokenError::UnknownKey => "api_key_unknown",
+            TokenError::Signature => "token_signature",
+            TokenError::NoExpiration => "token_no_expiration",
+            TokenError::Expired => "token_expired",
+            TokenError::NotYetValid => "token_not_yet_valid",
+            _ => "token_invalid",
+        };
+        Self::unauthorized(code, error.to_string())
     }
 }

@@ -1,0 +1,154 @@
+//! Names, metadata, attributes and permissions, and the tokens that carry them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use zynk_protocol::ParticipantSid;
+use zynk_protocol::livekit::request_response::{Reason, Request};
+use zynk_protocol::livekit::{self, signal_response};
+
+use super::Room;
+use super::join::TOKEN_REFRESH_INTERVAL;
+use crate::config::LimitsConfig;
+
+/// From this protocol number on, clients expect an answer to what went well, too.
+const ANSWER_PROTOCOL: i32 = 15;
+
+impl Room {
+    pub(super) fn handle_update_metadata(
+        &mut self,
+        sid: &ParticipantSid,
+        request: livekit::UpdateParticipantMetadata,
+    ) {
+        let Some(participant) = self.participants.get(sid) else { return };
+        let (allowed, protocol) = (participant.permission.can_update_metadata, participant.protocol());
+        let result = match allowed {
+            true => self
+                .update_metadata(sid, &request.name, &request.metadata, &request.attributes)
+                .map_err(|message| (Reason::LimitExceeded, message)),
+            false => Err((Reason::NotAllowed, "may not update own metadata")),
+        };
+        let (reason, message) = match result {
+            Ok(()) if protocol < ANSWER_PROTOCOL => return,
+            Ok(()) => (Reason::Ok, ""),
+            Err(refusal) => refusal,
+        };
+        let request_id = request.request_id;
+        self.respond(sid, request_id, reason, message, Some(Request::UpdateMetadata(request)));
+    }
+
+    /// Changes what is not empty; an attribute of empty value is deleted. The error says which limit is
+    /// exceeded; then nothing has changed.
+    pub(super) fn update_metadata(
+        &mut self,
+        sid: &ParticipantSid,
+        name: &str,
+        metadata: &str,
+        attributes: &HashMap<String, String>,
+    ) -> Result<(), &'static str> {
+        let Some(participant) = self.participants.get_mut(sid) else { return Ok(()) };
+        let mut merged = participant.attributes.clone();
+        for (key, value) in attributes {
+            match value.is_empty() {
+                true => merged.remove(key),
+                false => merged.insert(key.clone(), value.clone()),
+            };
+        }
+        check_limits(&self.settings.config.limits, name, metadata, &merged)?;
+        if !name.is_empty() {
+            name.clone_into(&mut participant.name);
+        }
+        if !metadata.is_empty() {
+            metadata.clone_into(&mut participant.metadata);
+        }
+        participant.attributes = merged;
+        self.participant_changed(sid, true);
+        self.refresh_token(sid);
+        Ok(())
+    }
+
+    /// Replaces the whole permission. Does not tell anybody yet.
+    pub(super) fn replace_permission(
+        &mut self,
+        sid: &ParticipantSid,
+        permission: livekit::ParticipantPermission,
+    ) {
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let could_subscribe = participant.permission.can_subscribe;
+        let can_subscribe = permission.can_subscribe;
+        let can_publish_data = permission.can_publish_data;
+        participant.permission = permission;
+        self.revoke_tracks(sid);
+        if !can_publish_data {
+            self.drop_data_tracks_of(sid);
+        }
+        match (could_subscribe, can_subscribe) {
+            (true, false) => {
+                self.unsubscribe_from_all(sid);
+                self.unsubscribe_from_data_tracks(sid);
+            }
+            (false, true) => self.subscribe_to_existing(sid),
+            _ => {}
+        }
+    }
+
+    /// Sends a fresh token that says what holds now, so that the client can come back after its first one
+    /// has expired.
+    pub(super) fn refresh_token(&mut self, sid: &ParticipantSid) {
+        let at = self.system_time();
+        let due = self.now + TOKEN_REFRESH_INTERVAL;
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        participant.refresh_deadline = None;
+        let Some(claims) = &participant.claims else { return };
+        participant.refresh_deadline = Some(due);
+        let mut claims = zynk_auth::Claims::clone(claims);
+        claims.name.clone_from(&participant.name);
+        claims.metadata.clone_from(&participant.metadata);
+        claims.attributes =
+            participant.attributes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        set_grants(&mut claims.video, &participant.permission);
+        match self.settings.keys.refresh(&claims, at) {
+            Ok(token) => {
+                participant.claims = Some(Arc::new(claims));
+                self.to_client(sid, signal_response::Message::RefreshToken(token));
+            }
+            Err(error) => tracing::warn!(%error, "no token for a participant"),
+        }
+    }
+}
+
+/// Checks sizes; the error is what LiveKit's clients are told.
+pub(crate) fn check_limits(
+    limits: &LimitsConfig,
+    name: &str,
+    metadata: &str,
+    attributes: &HashMap<String, String>,
+) -> Result<(), &'static str> {
+    let attributes_bytes: usize = attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if name.len() > limits.identity_bytes_max {
+        Err("exceeds name length limit")
+    } else if metadata.len() > limits.metadata_bytes_max {
+        Err("exceeds metadata size limit")
+    } else if attributes_bytes > limits.attributes_bytes_max {
+        Err("exceeds attributes size limit")
+    } else {
+        Ok(())
+    }
+}
+
+fn set_grants(grants: &mut zynk_auth::VideoGrants, permission: &livekit::ParticipantPermission) {
+    grants.can_publish = Some(permission.can_publish);
+    grants.can_subscribe = Some(permission.can_subscribe);
+    grants.can_publish_data = Some(permission.can_publish_data);
+    grants.can_update_own_metadata = Some(permission.can_update_metadata);
+    grants.can_subscribe_metrics = Some(permission.can_subscribe_metrics);
+    grants.hidden = permission.hidden;
+    grants.recorder = permission.recorder;
+    grants.agent = permission.agent;
+    grants.can_publish_sources = permission
+        .can_publish_sources
+        .iter()
+        .filter_map(|source| livekit::TrackSource::try_from(*source).ok())
+        .map(|source| source.as_str_name().to_ascii_lowercase())
+        .collect();
+}

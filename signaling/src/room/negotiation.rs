@@ -1,0 +1,192 @@
+//! Descriptions and candidates between client and node, and what becomes of the connections.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use zynk_protocol::livekit::leave_request::Action;
+use zynk_protocol::livekit::participant_info::State;
+use zynk_protocol::livekit::request_response::{Reason, Request};
+use zynk_protocol::livekit::{self, DisconnectReason, signal_response};
+use zynk_protocol::{
+    ConnectionId, ConnectionState, MidTrack, NegotiationFailure, NodeAction, ParticipantSid, SectionCount,
+};
+
+use super::leave::leave_message;
+use super::{Room, RoomOutput};
+use crate::join::ConnectionMode;
+
+/// How long a participant stays after its transport failed, in case that it comes back.
+const FAILED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The part of `RTCIceCandidateInit` that matters: all media is on one transport.
+#[derive(Deserialize)]
+struct CandidateInit {
+    #[serde(default)]
+    candidate: String,
+}
+
+impl Room {
+    pub(super) fn handle_offer(&mut self, sid: &ParticipantSid, offer: livekit::SessionDescription) {
+        let Some(participant) = self.participants.get(sid) else { return };
+        let connection = participant.publisher.id;
+        self.to_node(NodeAction::RemoteOffer { connection, offer_id: offer.id, sdp: offer.sdp });
+    }
+
+    pub(super) fn handle_answer(&mut self, sid: &ParticipantSid, answer: livekit::SessionDescription) {
+        // Only downstream connections of dual mode have offers to answer.
+        let Some(connection) = self.participants.get(sid).and_then(|p| p.subscriber) else { return };
+        let (connection, offer_id) = (connection.id, answer.id);
+        self.to_node(NodeAction::RemoteAnswer { connection, offer_id, sdp: answer.sdp });
+    }
+
+    pub(super) fn handle_trickle(&mut self, sid: &ParticipantSid, trickle: livekit::TrickleRequest) {
+        let Some(participant) = self.participants.get(sid) else { return };
+        let connection = match (trickle.target(), participant.subscriber) {
+            (livekit::SignalTarget::Subscriber, Some(subscriber)) => subscriber.id,
+            (livekit::SignalTarget::Subscriber, None) if participant.mode == ConnectionMode::Dual => return,
+            _ => participant.publisher.id,
+        };
+        let Ok(init) = serde_json::from_str::<CandidateInit>(&trickle.candidate_init) else {
+            let message = "candidateInit is not the JSON of a candidate";
+            let echo = Some(Request::Trickle(trickle));
+            return self.respond(sid, 0, Reason::UnclassifiedError, message, echo);
+        };
+        // An empty candidate ends the list; names of mDNS cannot be resolved here.
+        if !init.candidate.is_empty() && !init.candidate.contains(".local ") {
+            self.to_node(NodeAction::RemoteCandidate { connection, candidate: init.candidate });
+        }
+    }
+
+    pub(super) fn node_answered(
+        &mut self,
+        connection: ConnectionId,
+        offer_id: u32,
+        sdp: String,
+        mid_tracks: Vec<MidTrack>,
+        missing: SectionCount,
+    ) {
+        let Some(sid) = self.connections.get(&connection).cloned() else { return };
+        let answer = description("answer", offer_id, sdp, mid_tracks);
+        self.to_client(&sid, signal_response::Message::Answer(answer));
+        if missing != SectionCount::default() {
+            self.require_sections(&sid, missing);
+        }
+    }
+
+    pub(super) fn node_offered(
+        &mut self,
+        connection: ConnectionId,
+        offer_id: u32,
+        sdp: String,
+        mid_tracks: Vec<MidTrack>,
+    ) {
+        let Some(sid) = self.connections.get(&connection).cloned() else { return };
+        let offer = description("offer", offer_id, sdp, mid_tracks);
+        self.to_client(&sid, signal_response::Message::Offer(offer));
+    }
+
+    pub(super) fn node_needs_negotiation(&mut self, connection: ConnectionId, missing: SectionCount) {
+        if let Some(sid) = self.connections.get(&connection).cloned() {
+            self.require_sections(&sid, missing);
+        }
+    }
+
+    /// Asks a client that makes the offers to add sections; 0 of each just asks for an offer.
+    fn require_sections(&mut self, sid: &ParticipantSid, missing: SectionCount) {
+        let is_single = self.participants.get(sid).is_some_and(|p| p.mode == ConnectionMode::Single);
+        if is_single {
+            let requirement =
+                livekit::MediaSectionsRequirement { num_audios: missing.audio, num_videos: missing.video };
+            self.to_client(sid, signal_response::Message::MediaSectionsRequirement(requirement));
+        }
+    }
+
+    pub(super) fn node_negotiation_failed(&mut self, connection: ConnectionId, failure: &NegotiationFailure) {
+        let Some(sid) = self.connections.get(&connection).cloned() else { return };
+        tracing::info!(participant = %sid, %failure, "negotiation failed");
+        match failure {
+            NegotiationFailure::Closed => {}
+            NegotiationFailure::Timeout { .. } => {
+                self.remove_participant(&sid, DisconnectReason::StateMismatch, Some(Action::Reconnect));
+            }
+            // Offering the same again would fail again: the client is told why, and not to come back.
+            _ => {
+                self.respond(&sid, 0, Reason::InvalidRequest, &failure.to_string(), None);
+                self.remove_participant(&sid, DisconnectReason::MediaFailure, Some(Action::Disconnect));
+            }
+        }
+    }
+
+    pub(super) fn connection_changed(&mut self, id: ConnectionId, state: ConnectionState) {
+        let Some(sid) = self.connections.get(&id).cloned() else { return };
+        let Some(participant) = self.participants.get_mut(&sid) else { return };
+        let Some(connection) = participant.connection_mut(id) else { return };
+        let before = connection.state.replace(state);
+        let is_primary = participant.primary().id == id;
+        match state {
+            ConnectionState::Connected => {
+                if is_primary {
+                    participant.close_deadline = None;
+                    self.became_active(&sid);
+                }
+            }
+            ConnectionState::Disconnected => {}
+            // A connection that was never used fails when the client does not need it.
+            ConnectionState::Failed | ConnectionState::Closed if !is_primary && before.is_none() => {}
+            ConnectionState::Failed => self.transport_failed(&sid),
+            ConnectionState::Closed => self.transport_closed(&sid),
+        }
+    }
+
+    fn became_active(&mut self, sid: &ParticipantSid) {
+        if !self.raise_state(sid, State::Active) {
+            return;
+        }
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        participant.active_deadline = None;
+        self.participant_changed(sid, false);
+        if let Some(info) = self.participants.get(sid).map(super::participant::Participant::info) {
+            self.webhook_participant("participant_joined", info);
+        }
+        self.subscribe_to_existing(sid);
+        self.start_live_data(sid);
+    }
+
+    fn transport_failed(&mut self, sid: &ParticipantSid) {
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        if !participant.resumable {
+            return self.remove_participant(
+                sid,
+                DisconnectReason::ConnectionTimeout,
+                Some(Action::Disconnect),
+            );
+        }
+        participant.close_deadline.get_or_insert(self.now + FAILED_TIMEOUT);
+        let session = participant.session;
+        self.to_client(sid, leave_message(DisconnectReason::ConnectionTimeout, Action::Resume));
+        if let Some(session) = session {
+            self.sessions.remove(&session);
+            self.outputs.push_back(RoomOutput::CloseSession { session });
+        }
+        if let Some(participant) = self.participants.get_mut(sid) {
+            participant.session = None;
+        }
+    }
+
+    /// The client closed the connection: its Leave is on the way, or it is gone.
+    fn transport_closed(&mut self, sid: &ParticipantSid) {
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        if participant.resumable {
+            participant.close_deadline.get_or_insert(self.now + FAILED_TIMEOUT);
+        } else {
+            self.remove_participant(sid, DisconnectReason::ClientInitiated, Some(Action::Disconnect));
+        }
+    }
+}
+
+fn description(kind: &str, id: u32, sdp: String, mid_tracks: Vec<MidTrack>) -> livekit::SessionDescription {
+    let mid_to_track_id: HashMap<String, String> =
+        mid_tracks.into_iter().map(|entry| (entry.mid, entry.track.into_string())).collect();
+    livekit::SessionDescription { r#type: kind.to_owned(), sdp, id, mid_to_track_id }
+}
