@@ -120,6 +120,20 @@ impl PayloadFormat {
     }
 }
 
+#[cfg(test)]
+impl PayloadFormat {
+    /// A format that no connection negotiated.
+    pub(crate) fn unnegotiated(codec: Codec, clock_rate_hz: u32) -> Self {
+        let spec = str0m::format::CodecSpec {
+            codec: RtcCodec::Vp8,
+            clock_rate: str0m::media::Frequency::NINETY_KHZ,
+            channels: None,
+            format: Default::default(),
+        };
+        Self { codec, clock_rate_hz, params: PayloadParams::new(96.into(), None, spec) }
+    }
+}
+
 /// Header extension values that travel with a packet to its subscribers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PacketExtensions(ExtensionValues);
@@ -212,6 +226,7 @@ pub(crate) enum Unsendable {
 
 /// What a connection wants done or noticed.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost an allocation per media packet")]
 pub(crate) enum ConnectionOutput {
     Transmit(Transmit),
     Event(ConnectionEvent),
@@ -219,6 +234,7 @@ pub(crate) enum ConnectionOutput {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost an allocation per media packet")]
 pub(crate) enum ConnectionEvent {
     /// ICE and DTLS are up.
     Connected,

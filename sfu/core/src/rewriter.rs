@@ -131,3 +131,98 @@ impl Rewriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64Mcg;
+
+    use super::*;
+    use crate::connection::{Codec, Mid, PayloadFormat};
+
+    const CLOCK_RATE_HZ: u32 = 90_000;
+
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        Instant::now()
+    }
+
+    fn packet(sequence: u64, timestamp: u32) -> MediaPacket {
+        MediaPacket {
+            mid: Mid::from("0"),
+            rid: None,
+            format: PayloadFormat::unnegotiated(Codec::Vp8, CLOCK_RATE_HZ),
+            sequence,
+            timestamp,
+            marker: false,
+            payload: Arc::from([0_u8; 4]),
+            extensions: PacketExtensions::default(),
+            keyframe: false,
+        }
+    }
+
+    fn ids(picture_id: u16, tl0: u8) -> Option<Vp8Ids> {
+        Some(Vp8Ids { picture_id, tl0_pic_idx: Some(tl0) })
+    }
+
+    #[test]
+    fn a_switch_goes_on_where_the_last_source_stopped() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(3));
+        let first = rewriter.rewrite(now, &packet(70_000, 5000), ids(100, 7)).unwrap();
+        assert!(first.sequence < 65_536);
+        let second = rewriter.rewrite(now, &packet(70_001, 8000), ids(101, 8)).unwrap();
+        assert_eq!(second.sequence, first.sequence + 1);
+        assert_eq!(second.timestamp.wrapping_sub(first.timestamp), 3000);
+        rewriter.switch();
+        let later = now + Duration::from_millis(100);
+        let third = rewriter.rewrite(later, &packet(3, 77), ids(32_767, 255)).unwrap();
+        assert_eq!(third.sequence, second.sequence + 1);
+        assert_eq!(third.timestamp.wrapping_sub(second.timestamp), 9000, "100 ms of a 90 kHz clock");
+        let second_ids = second.vp8.unwrap();
+        assert_eq!(third.vp8, ids(second_ids.picture_id + 1, second_ids.tl0_pic_idx.unwrap() + 1));
+        let fourth = rewriter.rewrite(later, &packet(4, 3077), ids(0, 0)).unwrap();
+        assert_eq!(fourth.vp8, ids(second_ids.picture_id + 2, second_ids.tl0_pic_idx.unwrap() + 2));
+    }
+
+    #[test]
+    fn late_packets_keep_their_place_and_those_before_the_start_are_left_out() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(4));
+        let first = rewriter.rewrite(now, &packet(10, 0), None).unwrap().sequence;
+        assert_eq!(rewriter.rewrite(now, &packet(13, 0), None).unwrap().sequence, first + 3);
+        assert_eq!(rewriter.rewrite(now, &packet(11, 0), None).unwrap().sequence, first + 1);
+        assert!(rewriter.rewrite(now, &packet(9, 0), None).is_none());
+        rewriter.switch();
+        assert_eq!(rewriter.rewrite(now, &packet(500, 0), None).unwrap().sequence, first + 4);
+    }
+
+    proptest! {
+        /// Whatever sources follow each other, no outgoing number is used twice.
+        #[test]
+        fn sequence_numbers_are_never_reused(
+            seed: u64,
+            sources in prop::collection::vec((0_u64..1 << 40, 1_usize..40, any::<u32>()), 1..8),
+        ) {
+            let mut now = start();
+            let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(seed));
+            let mut seen = std::collections::HashSet::new();
+            for (base, count, timestamp) in sources {
+                rewriter.switch();
+                // Arrival order within a source: pairs swapped after the first packet.
+                let mut order: Vec<u64> = (0..count as u64).collect();
+                for pair in order[1..].chunks_mut(2) {
+                    pair.reverse();
+                }
+                for offset in order {
+                    now += Duration::from_millis(5);
+                    let out = rewriter.rewrite(now, &packet(base + offset, timestamp), None).unwrap();
+                    prop_assert!(seen.insert(out.sequence));
+                }
+            }
+        }
+    }
+}

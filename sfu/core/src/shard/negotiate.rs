@@ -426,10 +426,10 @@ impl Shard {
             self.refuse_codec(subscription);
         }
         self.confirm_sections_of_answer(key);
-        if more || !self.unplaced(key).is_empty() {
-            if let Some(endpoint) = self.endpoints.get_mut(key.0) {
-                endpoint.negotiate_soon(now);
-            }
+        if (more || !self.unplaced(key).is_empty())
+            && let Some(endpoint) = self.endpoints.get_mut(key.0)
+        {
+            endpoint.negotiate_soon(now);
         }
         self.drain(key);
     }
