@@ -26,6 +26,8 @@ cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
 rm -f "$root"/etc/apt/sources.list
 cp -a /etc/apt/sources.list.d/*.sources "$root/etc/apt/sources.list.d/" 2>/dev/null || cp -a /etc/apt/sources.list "$root/etc/apt/"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
+# The bundle is made anew from these whenever a package touches it.
+cp -a /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 for file in "$HOME/.npmrc" /etc/pip.conf "$cargo_home/config.toml"; do
   [[ ! -e $file ]] || install -D "$file" "$root/${file#/}"
@@ -51,7 +53,8 @@ do
 done
 tail -n 5 "$log"
 echo "== make run: $url answers with 200 after $((SECONDS - start)) s"
-kill -INT -- "-$run" 2>/dev/null || kill -TERM "$run"
+# Not SIGINT: a shell without a terminal starts its background jobs with that one ignored.
+kill -TERM -- "-$run"
 wait "$run" || true
 echo '== make test'
 start=$SECONDS
