@@ -3,7 +3,7 @@ import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';
 import { firstFrames, followTracks, noteFirstFrames, untilReceiving } from './received-media.mjs';
 import { program, serverUnderTest } from './server-under-test.mjs';
-import { joinWithWebClient, remoteNames, shownError } from './web-client.mjs';
+import { identitiesOf, joinWithWebClient } from './web-client.mjs';
 
 const ROOM = 'call';
 const MEDIA_START_LIMIT_MS = 20_000;
@@ -20,20 +20,6 @@ async function join(browser, server, name) {
   return page;
 }
 
-/** The identities behind `names`, once all of them are in the room. */
-function identitiesOf(page, names) {
-  return until(
-    `${names.join(' and ')} in the room`,
-    async () => {
-      const error = await shownError(page);
-      if (error) throw new Error(`the page says: ${error}`);
-      const present = await remoteNames(page);
-      return names.every((name) => present[name]) && names.map((name) => present[name]);
-    },
-    MEDIA_START_LIMIT_MS,
-  );
-}
-
 await program(async (using) => {
   const server = serverUnderTest();
   const browser = using(await launchChromium());
@@ -44,7 +30,7 @@ await program(async (using) => {
     [ben, 'Ben', ['Ana']],
   ];
   for (const [page, , others] of calls) {
-    await untilReceiving(page, await identitiesOf(page, others), MEDIA_START_LIMIT_MS);
+    await untilReceiving(page, await identitiesOf(page, others, MEDIA_START_LIMIT_MS), MEDIA_START_LIMIT_MS);
   }
   const [first] = await firstFrames(ben);
   console.log(`page load to first remote frame: ${first.sinceLoadMs} ms, of which after the click on Join: ${first.sinceClickMs} ms`);
@@ -63,7 +49,7 @@ await program(async (using) => {
   }
 
   const cleo = await join(browser, server, 'Cleo');
-  await untilReceiving(cleo, await identitiesOf(cleo, ['Ana', 'Ben']), MEDIA_START_LIMIT_MS);
+  await untilReceiving(cleo, await identitiesOf(cleo, ['Ana', 'Ben'], MEDIA_START_LIMIT_MS), MEDIA_START_LIMIT_MS);
   const frames = await until('both first frames', async () => {
     const found = await firstFrames(cleo);
     return found.length === 2 && found;
@@ -73,5 +59,5 @@ await program(async (using) => {
   }
   const slowest = Math.max(...frames.map(({ sinceClickMs }) => sinceClickMs));
   if (slowest >= FIRST_FRAME_LIMIT_MS) throw new Error(`a first frame took ${slowest} ms from the click on Join`);
-  await identitiesOf(ana, ['Ben', 'Cleo']);
+  await identitiesOf(ana, ['Ben', 'Cleo'], MEDIA_START_LIMIT_MS);
 });

@@ -4,7 +4,7 @@ import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';
 import { untilReceiving } from './received-media.mjs';
 import { program, serverUnderTest } from './server-under-test.mjs';
-import { joinWithWebClient, remoteNames } from './web-client.mjs';
+import { identitiesOf, joinWithWebClient } from './web-client.mjs';
 
 const LIMIT_MS = 30_000;
 const ROOM = 'weekly';
@@ -74,14 +74,8 @@ await program(async (using) => {
     const camera = await launchChromium({ colorScheme: 'dark', ...options });
     using(camera);
     const page = await join(camera, server, photographer);
-    const identities = await until(
-      'all others',
-      async () => {
-        const names = Object.values(await remoteNames(page));
-        return names.length === others.length && names;
-      },
-      LIMIT_MS,
-    );
+    const names = others.map(([name]) => name);
+    const identities = await identitiesOf(page, names, LIMIT_MS);
     await untilReceiving(page, identities, LIMIT_MS);
     await until(
       'a picture in every tile',

@@ -23,6 +23,11 @@ fn two_chromium_pages_and_a_third_hold_a_call_with_the_web_client() {
 }
 
 #[test]
+fn chromium_and_firefox_hold_a_call_with_the_web_client() {
+    Rig::start().node("browser/web-client-pair.mjs", &[], LIMIT);
+}
+
+#[test]
 fn chromium_and_firefox_exchange_vp8() {
     Rig::start().node("browser/codecs.mjs", &["vp8", "chromium", "firefox"], LIMIT);
 }
