@@ -1,0 +1,83 @@
+//! What an operator can set.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroUsize,
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Most workers of one node: user fragments carry the worker's number in a byte.
+pub const WORKERS_MAX: usize = 256;
+
+/// Configuration of the media node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SfuConfig {
+    /// Worker threads, each with a UDP port and its share of the rooms, 1 to 256.
+    /// Default: one less than there are cores, at least 1.
+    pub workers: usize,
+    /// Whether each worker stays on one core.
+    pub pin_workers: bool,
+    /// The address that the UDP and ICE-TCP sockets are bound to.
+    pub bind: IpAddr,
+    /// The first worker's UDP port; the others take the ports that follow. 0 takes free ports.
+    pub udp_port_first: u16,
+    /// Whether clients may connect by ICE-TCP, for networks that drop UDP.
+    pub ice_tcp: bool,
+    /// The ICE-TCP port. 0 takes a free one.
+    pub ice_tcp_port: u16,
+    /// The addresses told to clients; those of a 1:1 NAT in front of this machine, for example. Empty takes
+    /// `bind`, or, if that is unspecified, loopback and the address this machine uses towards others.
+    pub announce: Vec<IpAddr>,
+    /// Receive buffer of each UDP socket. The kernel caps it at `net.core.rmem_max`.
+    pub udp_recv_buffer_bytes: usize,
+    /// Send buffer of each UDP socket. The kernel caps it at `net.core.wmem_max`.
+    pub udp_send_buffer_bytes: usize,
+    /// Most ICE-TCP connections. Further ones are refused.
+    pub tcp_connections_max: usize,
+    /// Most ICE-TCP connections from one IPv4 address or IPv6 /64 network. Further ones are refused.
+    pub tcp_connections_per_source_max: usize,
+    /// The operator's name for where this node is.
+    pub region: String,
+}
+
+impl Default for SfuConfig {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            workers: cores.saturating_sub(1).clamp(1, WORKERS_MAX),
+            pin_workers: false,
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            udp_port_first: 7882,
+            ice_tcp: true,
+            ice_tcp_port: 7881,
+            announce: Vec::new(),
+            udp_recv_buffer_bytes: 4 * 1024 * 1024,
+            udp_send_buffer_bytes: 4 * 1024 * 1024,
+            tcp_connections_max: 10_000,
+            tcp_connections_per_source_max: 500,
+            region: String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fill_what_is_left_out() {
+        let config: SfuConfig = toml::from_str("udp_port_first = 9000\nannounce = ['192.0.2.1']").unwrap();
+        assert_eq!(config.udp_port_first, 9000);
+        assert_eq!(config.announce, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(config.ice_tcp_port, 7881);
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let error = toml::from_str::<SfuConfig>("worker = 3").unwrap_err();
+        assert!(error.to_string().contains("worker"), "{error}");
+    }
+}

@@ -1,0 +1,325 @@
+//! One thread, one UDP port, one shard of rooms.
+//!
+//! ```text
+//!            ┌──────────────────────────────── one turn ───────────────────────────────┐
+//!   wait     │ poll: UDP socket, TCP connections, waker (commands, sockets), timeout   │
+//!   input    │ commands ► sockets ► datagrams ► frames ► timeout      into the shard   │
+//!   flush    │ shard's output ► UDP batch | TCP buffers | notices     onto the wire    │
+//!            └─────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! After the wait nothing blocks and nothing is awaited. What a turn's budget leaves unread is read in the
+//! next turn, which then does not wait.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Receiver;
+use mio::{Events, Interest, Poll, Token};
+use tokio::sync::mpsc;
+use zynk_net::{RecvBatch, SendBatch, UdpSocket};
+use zynk_protocol::NodeCommand;
+use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
+
+use crate::{
+    addresses::AddressMap,
+    metrics::WorkerMetrics,
+    notices::NoticeQueue,
+    tcp::{AcceptedSocket, Connections},
+};
+
+/// Sockets that wait for a worker. When it is full, the acceptor closes further ones.
+pub(crate) const SOCKETS_MAX: usize = 256;
+
+/// Datagrams taken from the UDP socket in one turn; the rest waits in the kernel. Bounds the time before
+/// what they caused is sent.
+const DATAGRAMS_PER_TURN: usize = 256;
+
+/// Commands obeyed in one turn.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// Datagrams collected before they are sent, though the shard has more to say in the same turn.
+const FLUSH_AT_DATAGRAMS: usize = 1_024;
+
+/// The longest wait: how soon connections expire and figures are published when nothing happens.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The wait when the shard asks to be called at once although it just was: it must not spin.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The wait while notices overflow.
+const NOTICE_RETRY: Duration = Duration::from_millis(5);
+
+/// How often figures are published.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long notices may take to leave when the worker ends.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) const WAKER: Token = Token(0);
+const UDP: Token = Token(1);
+const FIRST_CONNECTION: usize = 2;
+
+/// What a worker is made of; its thread makes the rest.
+pub(crate) struct WorkerParts {
+    /// With the waker registered as [`WAKER`].
+    pub(crate) poll: Poll,
+    pub(crate) udp: UdpSocket,
+    pub(crate) udp_addresses: AddressMap,
+    /// None when ICE-TCP is off.
+    pub(crate) tcp_addresses: Option<AddressMap>,
+    pub(crate) commands: mpsc::Receiver<NodeCommand>,
+    pub(crate) sockets: Receiver<AcceptedSocket>,
+    pub(crate) notices: NoticeQueue,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+}
+
+/// The loop and everything it owns.
+pub(crate) struct Worker {
+    shard: Shard,
+    parts: WorkerParts,
+    received: RecvBatch,
+    sending: SendBatch,
+    connections: Connections,
+    /// When the shard wants to be called.
+    deadline: Instant,
+    /// Datagrams may wait in the socket. Polls report them once only.
+    udp_readable: bool,
+    /// The poll reports when the socket takes datagrams again.
+    udp_waits_for_room: bool,
+    commands_waiting: bool,
+    commands_ended: bool,
+    datagrams_received: u64,
+    published_at: Instant,
+    expired_at: Instant,
+    busy: Duration,
+    busy_since: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(shard: Shard, mut parts: WorkerParts, now: Instant) -> io::Result<Self> {
+        parts.poll.registry().register(&mut parts.udp, UDP, Interest::READABLE)?;
+        Ok(Self {
+            shard,
+            parts,
+            received: RecvBatch::new(),
+            sending: SendBatch::new(),
+            connections: Connections::new(FIRST_CONNECTION),
+            deadline: now,
+            udp_readable: true,
+            udp_waits_for_room: false,
+            commands_waiting: true,
+            commands_ended: false,
+            datagrams_received: 0,
+            published_at: now,
+            expired_at: now,
+            busy: Duration::ZERO,
+            busy_since: now,
+        })
+    }
+
+    /// Runs until the commands' channel ends.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1_024);
+        while !self.commands_ended {
+            self.wait(&mut events)?;
+            let now = Instant::now();
+            self.input(&events, now);
+            self.flush(now)?;
+            self.account(now);
+        }
+        self.say_farewell();
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout(Instant::now());
+        match self.parts.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Duration {
+        let commands = self.commands_waiting && !self.parts.notices.is_congested();
+        if self.udp_readable || commands || self.connections.is_readable() {
+            return Duration::ZERO;
+        }
+        let longest = if self.parts.notices.is_waiting() { NOTICE_RETRY } else { WAIT_MAX };
+        self.deadline.saturating_duration_since(now).clamp(WAIT_MIN, longest)
+    }
+
+    fn input(&mut self, events: &Events, now: Instant) {
+        for event in events {
+            match event.token() {
+                UDP => self.udp_readable |= event.is_readable() || event.is_error(),
+                WAKER => self.commands_waiting = true,
+                _ => self.connections.on_event(event),
+            }
+        }
+        self.take_commands(now);
+        self.adopt_sockets(now);
+        self.take_datagrams(now);
+        self.take_frames(now);
+        if self.deadline <= now {
+            self.shard.handle_input(now, Input::Timeout);
+        }
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        // Most commands are answered by notices.
+        if self.parts.notices.is_congested() {
+            return;
+        }
+        self.commands_waiting = true;
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.parts.commands.try_recv() {
+                Ok(NodeCommand { room, action }) => {
+                    self.shard.handle_input(now, Input::Command { room, action });
+                }
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    self.commands_waiting = false;
+                    return;
+                }
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.commands_waiting = false;
+                    self.commands_ended = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt_sockets(&mut self, now: Instant) {
+        let Some(addresses) = &mut self.parts.tcp_addresses else { return };
+        while let Ok(socket) = self.parts.sockets.try_recv() {
+            let local = socket.stream.local_addr().map(|address| address.ip().to_canonical()).ok();
+            let destination = addresses.announced(local);
+            if let Err(error) = self.connections.adopt(self.parts.poll.registry(), socket, destination, now) {
+                tracing::debug!(%error, "an ICE-TCP socket was lost");
+            }
+        }
+        self.report_closed(now);
+    }
+
+    fn take_datagrams(&mut self, now: Instant) {
+        let mut taken = 0;
+        while self.udp_readable && taken < DATAGRAMS_PER_TURN {
+            match self.received.recv(&self.parts.udp) {
+                Ok(count) => taken += count.max(1),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.udp_readable = false;
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot receive datagrams");
+                    break;
+                }
+            }
+            for datagram in self.received.datagrams() {
+                self.datagrams_received += 1;
+                let input = Input::Datagram {
+                    transport: Transport::Udp,
+                    source: datagram.source,
+                    destination: self.parts.udp_addresses.announced(datagram.destination_ip),
+                    payload: datagram.payload,
+                };
+                self.shard.handle_input(now, input);
+            }
+        }
+    }
+
+    fn take_frames(&mut self, now: Instant) {
+        let shard = &mut self.shard;
+        self.connections.read(now, |source, destination, payload| {
+            let transport = Transport::Tcp;
+            shard.handle_input(now, Input::Datagram { transport, source, destination, payload });
+        });
+        if now.saturating_duration_since(self.expired_at) >= WAIT_MAX {
+            self.expired_at = now;
+            self.connections.expire(now);
+        }
+        self.report_closed(now);
+    }
+
+    fn report_closed(&mut self, now: Instant) {
+        while let Some(source) = self.connections.next_closed() {
+            self.shard.handle_input(now, Input::TcpClosed { source });
+        }
+    }
+
+    fn flush(&mut self, now: Instant) -> io::Result<()> {
+        loop {
+            match self.shard.poll_output() {
+                Output::Transmit(transmit) => self.transmit(&transmit, now),
+                Output::Event { room, event } => self.parts.notices.push(room, event),
+                Output::Timeout(deadline) => {
+                    self.deadline = deadline;
+                    break;
+                }
+            }
+        }
+        self.connections.flush(now);
+        // A write shows that a client has gone.
+        self.report_closed(now);
+        self.parts.notices.flush();
+        self.sending.flush(&mut self.parts.udp, now);
+        if self.sending.is_blocked() != self.udp_waits_for_room {
+            self.udp_waits_for_room = self.sending.is_blocked();
+            let interest = if self.udp_waits_for_room {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
+            self.parts.poll.registry().reregister(&mut self.parts.udp, UDP, interest)?;
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, transmit: &Transmit, now: Instant) {
+        match transmit.transport {
+            Transport::Udp => {
+                let source_ip = self.parts.udp_addresses.source_ip(transmit.source.ip());
+                self.sending.push(transmit.destination, source_ip, &transmit.payload);
+                if self.sending.len() >= FLUSH_AT_DATAGRAMS && !self.sending.is_blocked() {
+                    self.sending.flush(&mut self.parts.udp, now);
+                }
+            }
+            Transport::Tcp => self.connections.send(transmit.destination, &transmit.payload),
+        }
+    }
+
+    /// Publishes figures. `now` is when the turn began.
+    fn account(&mut self, now: Instant) {
+        let ended = Instant::now();
+        let duration = ended.saturating_duration_since(now);
+        self.busy += duration;
+        let metrics = &self.parts.metrics;
+        metrics.turn_seconds.observe(duration.as_secs_f64());
+        metrics.turned(ended);
+        if ended.saturating_duration_since(self.published_at) >= PUBLISH_INTERVAL {
+            self.published_at = ended;
+            metrics.publish_shard(&self.shard.stats());
+            metrics.publish_udp(self.datagrams_received, &self.sending.stats());
+            metrics.publish_tcp(&self.connections.stats());
+            metrics.publish_notices(&self.parts.notices.stats());
+        }
+        let interval = ended.saturating_duration_since(self.busy_since);
+        if interval >= WAIT_MAX {
+            metrics.publish_busy(self.busy, interval);
+            self.busy = Duration::ZERO;
+            self.busy_since = ended;
+        }
+    }
+
+    /// Lets the last notices leave: the thread has nothing else to do any more, so it may wait for them.
+    fn say_farewell(&mut self) {
+        let deadline = Instant::now() + FAREWELL_TIMEOUT;
+        while self.parts.notices.is_waiting() && Instant::now() < deadline {
+            std::thread::sleep(NOTICE_RETRY);
+            self.parts.notices.flush();
+        }
+    }
+}
