@@ -1,0 +1,130 @@
+//! The real binary, on real sockets.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, SystemTime},
+};
+
+use zynk_auth::{Claims, KeyRing, VideoGrants};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+const LOG_TAIL_LINES: usize = 40;
+/// How long minted tokens are valid.
+const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+
+/// A running `zynk dev` on free ports of the loopback interface. Dropping it ends it.
+#[derive(Debug)]
+pub struct LiveServer {
+    child: Child,
+    http_port: u16,
+    log: tempfile::NamedTempFile,
+}
+
+impl LiveServer {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Same, with further arguments for `zynk dev`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut child = Command::new(binary())
+            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.reopen().unwrap())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        let mut server = Self { child, http_port: 0, log };
+        let (sender, lines) = mpsc::channel();
+        // Reads on for as long as the server lives, so that it never blocks on a full pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let Ok(ports) = lines.recv_timeout(START_LIMIT) else {
+            panic!("the server printed no ports:\n{}", server.log());
+        };
+        let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
+        server.http_port = u16::try_from(ports["http"].as_u64().unwrap()).unwrap();
+        server
+    }
+
+    /// Base URL of its HTTP, e.g. `http://127.0.0.1:40123`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Base URL of its WebSockets.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}", self.address())
+    }
+
+    /// Host and port of its HTTP.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
+    }
+
+    /// Resident memory of the process, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().unwrap();
+        kib * 1024
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        let lines: Vec<String> =
+            BufReader::new(File::open(self.log.path()).unwrap()).lines().map_while(Result::ok).collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+}
+
+impl Drop for LiveServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ends with:\n{}", self.log());
+        }
+    }
+}
+
+/// A token of the development keys that lets `identity` join `room` and change its own metadata.
+pub fn token(room: &str, identity: &str) -> String {
+    let mut claims = Claims::for_identity(identity);
+    claims.video = VideoGrants::join(room);
+    claims.video.can_update_own_metadata = Some(true);
+    KeyRing::single("devkey", "secret").sign(&claims, TOKEN_LIFE, SystemTime::now()).unwrap()
+}
+
+/// The server that was built beside this test; built now if it is missing.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().find(|folder| folder.join("deps").is_dir()).unwrap();
+    let binary = profile.join("zynk");
+    if !binary.exists() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let built = Command::new(env!("CARGO")).args(["build", "-p", "zynk"]).current_dir(workspace).status();
+        assert!(built.unwrap().success(), "zynk does not build");
+    }
+    binary
+}

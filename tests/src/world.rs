@@ -1,0 +1,534 @@
+//! A room in virtual time.
+//!
+//! ```text
+//!   Session ══ uplink ══► Shard ◄─ NodeAction ─ Room ◄─ signal requests ── Session
+//!   Session ◄═ downlink ═ Shard ─ NodeEvent ──► Room ── signal responses ► Session
+//! ```
+//!
+//! Media crosses links that lose and delay; signaling is delayed as long, but loses nothing. Node commands
+//! and events take no time.
+
+mod link;
+mod source;
+mod trace;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use zynk_auth::{Claims, KeyRing, VideoGrants};
+use zynk_client::{
+    Codec, Command, Event, PeerConnections, PublishTrack, ReceiveStats, Session, SessionConfig, SyntheticHeader,
+};
+use zynk_protocol::{NodeId, RoomName, RoomSid, livekit};
+use zynk_sfu_core as sfu;
+use zynk_signaling::{
+    ConnectionMode, JoinParams, Room, RoomInput, RoomOutput, RoomSettings, SessionId, SignalingConfig,
+    SubscribeScope,
+};
+use zynk_store::RoomRecord;
+
+pub use link::LinkConfig;
+use link::{Datagram, Link};
+use source::Source;
+use trace::Trace;
+
+/// Where the media shard is.
+const SERVER: &str = "10.255.0.1:7882";
+/// Unix time at which every world begins.
+const EPOCH_MS: u64 = 1_750_000_000_000;
+/// Steps at one instant. More mean that two parts keep each other busy without time passing.
+const STEPS_PER_INSTANT_MAX: usize = 1_000_000;
+
+/// A client of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientKey(usize);
+
+/// A room with its server and its clients, in virtual time.
+pub struct World {
+    seed: u64,
+    start: Instant,
+    now: Instant,
+    shard: sfu::Shard,
+    shard_deadline: Instant,
+    room: Room,
+    room_sid: RoomSid,
+    clients: Vec<WorldClient>,
+    trace: Trace,
+}
+
+struct WorldClient {
+    identity: String,
+    session: Session,
+    signal: Signal,
+    deadline: Instant,
+    uplink: Link,
+    downlink: Link,
+    sources: Vec<Source>,
+    refused: Option<String>,
+    events: Vec<Event>,
+}
+
+/// A client's signal connection: in order, without loss, as slow as its link.
+struct Signal {
+    session: SessionId,
+    delay: Duration,
+    to_room: VecDeque<(Instant, ToRoom)>,
+    to_client: VecDeque<(Instant, Option<Box<livekit::SignalResponse>>)>,
+}
+
+enum ToRoom {
+    Join(Box<JoinParams>),
+    Request(Box<livekit::SignalRequest>),
+}
+
+impl World {
+    /// An empty room. Worlds with the same seed in which the same things are done have the same trace.
+    pub fn new(seed: u64) -> Self {
+        // str0m draws SSRCs and ICE credentials from the thread's generator.
+        fastrand::seed(seed);
+        let start = Instant::now();
+        let config = sfu::ShardConfig {
+            index: sfu::ShardIndex(0),
+            udp: vec![SERVER.parse().unwrap()],
+            tcp: Vec::new(),
+            certificate: sfu::Certificate::generate().unwrap(),
+            seed,
+        };
+        let room_sid = RoomSid::from_random(u128::from(seed));
+        let settings = RoomSettings {
+            config: Arc::new(SignalingConfig::default()),
+            keys: Arc::new(KeyRing::single("key", "secret")),
+            node: NodeId::from_random(1),
+            record: RoomRecord::new(RoomName::new("world"), room_sid.clone(), EPOCH_MS),
+            seed,
+        };
+        Self {
+            seed,
+            start,
+            now: start,
+            shard: sfu::Shard::new(config, start).unwrap(),
+            shard_deadline: start,
+            room: Room::new(start, EPOCH_MS, settings),
+            room_sid,
+            clients: Vec::new(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// A client with one peer connection begins to join; it receives everything.
+    pub fn join(&mut self, identity: &str, link: LinkConfig) -> ClientKey {
+        self.join_with(identity, link, PeerConnections::Single)
+    }
+
+    /// Same, with one peer connection or two.
+    pub fn join_with(&mut self, identity: &str, link: LinkConfig, connections: PeerConnections) -> ClientKey {
+        let key = ClientKey(self.clients.len());
+        let config = SessionConfig {
+            connections,
+            media_epoch: Some(self.start),
+            ..SessionConfig::new(client_address(key, 4000), client_address(key, 4001))
+        };
+        let session = Session::new(config, self.now).unwrap();
+        let request = session.join_request().clone();
+        let mut claims = Claims::for_identity(identity);
+        claims.video = VideoGrants::join("world");
+        claims.video.can_update_own_metadata = Some(true);
+        let limits = &SignalingConfig::default().limits;
+        let params = JoinParams {
+            client: request.client_info.unwrap(),
+            connection: match connections {
+                PeerConnections::Single => ConnectionMode::Single,
+                PeerConnections::Dual => ConnectionMode::Dual,
+            },
+            subscribe: SubscribeScope::Auto,
+            offer: request.publisher_offer,
+            ..JoinParams::from_claims(claims, limits).unwrap()
+        };
+        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(key.0 as u64 * 2);
+        let mut signal = Signal {
+            session: SessionId(key.0 as u64),
+            delay: link.delay,
+            to_room: VecDeque::new(),
+            to_client: VecDeque::new(),
+        };
+        signal.to_room.push_back((self.now + link.delay, ToRoom::Join(Box::new(params))));
+        self.clients.push(WorldClient {
+            identity: identity.to_owned(),
+            session,
+            signal,
+            deadline: self.now,
+            uplink: Link::new(link, seed),
+            downlink: Link::new(link, seed.wrapping_add(1)),
+            sources: Vec::new(),
+            refused: None,
+            events: Vec::new(),
+        });
+        key
+    }
+
+    /// Publishes a camera that sends 30 frames a second from when it is ready until
+    /// [`World::stop_media`].
+    pub fn publish_camera(&mut self, client: ClientKey, codec: Codec) {
+        self.publish_video(client, PublishTrack::camera("camera", codec));
+    }
+
+    /// Same, in three simulcast encodings.
+    pub fn publish_simulcast_camera(&mut self, client: ClientKey, codec: Codec) {
+        self.publish_video(client, PublishTrack::camera("camera", codec).simulcast());
+    }
+
+    fn publish_video(&mut self, client: ClientKey, track: PublishTrack) {
+        let source = Source::video(&track.cid, stream_number(client, 1), track.codec, &track.rids);
+        self.clients[client.0].sources.push(source);
+        self.command(client, Command::Publish(track));
+    }
+
+    /// Publishes a microphone that sends 50 packets a second, likewise.
+    pub fn publish_microphone(&mut self, client: ClientKey) {
+        self.clients[client.0].sources.push(Source::audio("microphone", stream_number(client, 0)));
+        self.command(client, Command::Publish(PublishTrack::microphone("microphone")));
+    }
+
+    /// All of a client's sources fall silent.
+    pub fn stop_media(&mut self, client: ClientKey) {
+        self.clients[client.0].sources.iter_mut().for_each(Source::stop);
+    }
+
+    /// Hands a command to a client's session.
+    pub fn command(&mut self, client: ClientKey, command: Command) {
+        self.clients[client.0].session.handle_input(self.now, zynk_client::Input::Command(command));
+        // A command may leave outputs behind that want to be taken now.
+        self.clients[client.0].deadline = self.now;
+    }
+
+    /// Time since the world began.
+    pub fn elapsed(&self) -> Duration {
+        self.now - self.start
+    }
+
+    /// A client's session.
+    pub fn session(&self, client: ClientKey) -> &Session {
+        &self.clients[client.0].session
+    }
+
+    /// What a client's session reported, packets of media excepted.
+    pub fn events(&self, client: ClientKey) -> &[Event] {
+        &self.clients[client.0].events
+    }
+
+    /// Why the server did not let a client in.
+    pub fn refused(&self, client: ClientKey) -> Option<&str> {
+        self.clients[client.0].refused.as_deref()
+    }
+
+    /// Counters of the media shard.
+    pub fn shard_stats(&self) -> sfu::ShardStats {
+        self.shard.stats()
+    }
+
+    /// The `TR_…` id of what a client publishes under a client id, once it is ready.
+    pub fn track(&self, client: ClientKey, cid: &str) -> Option<&str> {
+        let source = self.clients[client.0].sources.iter().find(|source| source.cid == cid);
+        source.and_then(|source| source.track.as_deref())
+    }
+
+    /// How many frames (packets, for audio) a client has sent under a client id.
+    pub fn frames_sent(&self, client: ClientKey, cid: &str) -> u32 {
+        let source = self.clients[client.0].sources.iter().find(|source| source.cid == cid);
+        source.map_or(0, Source::frames)
+    }
+
+    /// What `receiver` got of what `publisher` sends under a client id.
+    pub fn received(&self, receiver: ClientKey, publisher: ClientKey, cid: &str) -> ReceiveStats {
+        let track = self.track(publisher, cid);
+        let stats = track.and_then(|track| self.session(receiver).receive_stats().get(track).copied());
+        stats.unwrap_or_default()
+    }
+
+    /// How many frames of a publisher's camera a receiver has got whole.
+    pub fn frames_received(&self, receiver: ClientKey, publisher: ClientKey) -> u64 {
+        self.received(receiver, publisher, "camera").frames.complete
+    }
+
+    /// A number that two worlds share when the same happened in them at the same times.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// The first thing that did not happen alike in two worlds.
+    pub fn first_difference(&self, other: &Self) -> Option<String> {
+        let (ours, theirs) = (self.trace.sorted(), other.trace.sorted());
+        let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+        match differs {
+            Some((ours, theirs)) => Some(format!("{ours:?} or {theirs:?}")),
+            None if ours.len() != theirs.len() => {
+                Some(format!("{} entries or {}", ours.len(), theirs.len()))
+            }
+            None => None,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Lets time pass until `done`, but no longer than `limit`. Returns whether it was done.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now + limit;
+        loop {
+            self.settle();
+            if done(self) {
+                return true;
+            }
+            let next = self.next_event();
+            if next > end {
+                self.now = end;
+                return false;
+            }
+            self.now = self.now.max(next);
+        }
+    }
+
+    fn next_event(&self) -> Instant {
+        let clients = self.clients.iter().flat_map(|client| {
+            let signal = &client.signal;
+            let media = client.sources.iter().filter_map(Source::next).min();
+            [
+                Some(client.deadline),
+                client.uplink.next_arrival(),
+                client.downlink.next_arrival(),
+                signal.to_room.front().map(|(at, _)| *at),
+                signal.to_client.front().map(|(at, _)| *at),
+                media,
+            ]
+        });
+        let server = [Some(self.shard_deadline), self.room.poll_timeout()];
+        clients.chain(server).flatten().min().unwrap()
+    }
+
+    /// Everything that happens without time passing.
+    fn settle(&mut self) {
+        for _ in 0..STEPS_PER_INSTANT_MAX {
+            let mut busy = false;
+            if self.shard_deadline <= self.now {
+                self.shard.handle_input(self.now, sfu::Input::Timeout);
+                busy = true;
+            }
+            if self.room.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.room_input(RoomInput::Timeout);
+                busy = true;
+            }
+            for key in 0..self.clients.len() {
+                busy |= self.settle_client(key);
+            }
+            busy |= self.settle_server();
+            if !busy {
+                return;
+            }
+        }
+        panic!("no end of work at {:?}", self.elapsed());
+    }
+
+    fn room_input(&mut self, input: RoomInput) {
+        let unix_ms = EPOCH_MS + u64::try_from(self.elapsed().as_millis()).unwrap();
+        self.room.handle_input(self.now, unix_ms, input);
+    }
+
+    /// Takes what the room and the shard have to say. Returns whether there was anything.
+    fn settle_server(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(output) = self.room.poll_output() {
+            busy = true;
+            self.handle_room_output(output);
+        }
+        loop {
+            match self.shard.poll_output() {
+                sfu::Output::Timeout(at) => {
+                    self.shard_deadline = at;
+                    return busy;
+                }
+                sfu::Output::Transmit(transmit) => {
+                    let Some(client) = self.clients.get_mut(client_of(transmit.destination)) else { continue };
+                    let sfu::Transmit { source, destination, payload, .. } = transmit;
+                    client.downlink.send(self.now, Datagram { source, destination, payload });
+                }
+                sfu::Output::Event { event, .. } => self.room_input(RoomInput::Node(event)),
+            }
+            busy = true;
+        }
+    }
+
+    fn handle_room_output(&mut self, output: RoomOutput) {
+        match output {
+            RoomOutput::ToClient { session, response } => {
+                let signal = &mut self.clients[session.0 as usize].signal;
+                signal.to_client.push_back((self.now + signal.delay, Some(response)));
+            }
+            RoomOutput::CloseSession { session } => {
+                let signal = &mut self.clients[session.0 as usize].signal;
+                signal.to_client.push_back((self.now + signal.delay, None));
+            }
+            RoomOutput::JoinRefused { session, error } => {
+                self.clients[session.0 as usize].refused = Some(error.to_string());
+            }
+            RoomOutput::ToNode(action) => {
+                let room = self.room_sid.clone();
+                self.shard.handle_input(self.now, sfu::Input::Command { room, action });
+            }
+            _ => {}
+        }
+    }
+
+    fn settle_client(&mut self, key: usize) -> bool {
+        let mut busy = false;
+        while let Some(datagram) = self.clients[key].uplink.receive(self.now) {
+            busy = true;
+            let Datagram { source, destination, payload } = &datagram;
+            let input = sfu::Input::Datagram {
+                transport: sfu::Transport::Udp,
+                source: *source,
+                destination: *destination,
+                payload,
+            };
+            self.shard.handle_input(self.now, input);
+            self.settle_server();
+        }
+        let session = self.clients[key].signal.session;
+        while let Some((_, message)) =
+            self.clients[key].signal.to_room.pop_front_if(|(at, _)| *at <= self.now)
+        {
+            busy = true;
+            self.room_input(match message {
+                ToRoom::Join(params) => RoomInput::Join { session, params },
+                ToRoom::Request(request) => RoomInput::Signal { session, request },
+            });
+        }
+
+        let (now, clock) = (self.now, self.elapsed());
+        let client = &mut self.clients[key];
+        while let Some((_, response)) = client.signal.to_client.pop_front_if(|(at, _)| *at <= now) {
+            busy = true;
+            client.session.handle_input(now, match response {
+                Some(response) => zynk_client::Input::Signal(response),
+                None => zynk_client::Input::SignalClosed,
+            });
+            client.drain(now, clock, &mut self.trace);
+        }
+        while let Some(datagram) = client.downlink.receive(now) {
+            busy = true;
+            let Datagram { source, destination, payload } = &datagram;
+            let (source, destination) = (*source, *destination);
+            client.session.handle_input(now, zynk_client::Input::Datagram { source, destination, payload });
+            client.drain(now, clock, &mut self.trace);
+        }
+        for index in 0..client.sources.len() {
+            let clock_us = u64::try_from(clock.as_micros()).unwrap();
+            for (rid, packet) in client.sources[index].produce(now, clock_us) {
+                busy = true;
+                let cid = client.sources[index].cid.clone();
+                let command = Command::SendRtp { cid, rid, packet };
+                client.session.handle_input(now, zynk_client::Input::Command(command));
+                client.drain(now, clock, &mut self.trace);
+            }
+        }
+        if client.deadline <= now {
+            busy = true;
+            client.session.handle_input(now, zynk_client::Input::Timeout);
+            client.drain(now, clock, &mut self.trace);
+        }
+        busy
+    }
+}
+
+impl WorldClient {
+    fn drain(&mut self, now: Instant, clock: Duration, trace: &mut Trace) {
+        loop {
+            match self.session.poll_output() {
+                zynk_client::Output::Timeout(at) => {
+                    self.deadline = at;
+                    return;
+                }
+                zynk_client::Output::Transmit(transmit) => {
+                    let zynk_client::Transmit { source, destination, payload } = transmit;
+                    self.uplink.send(now, Datagram { source, destination, payload });
+                }
+                zynk_client::Output::Signal(request) => self.send_request(now, request),
+                zynk_client::Output::Event(event) => {
+                    if let Some(what) = describe(&event) {
+                        trace.add(clock, format!("{} {what}", self.identity));
+                    }
+                    self.handle_event(now, event);
+                }
+            }
+        }
+    }
+
+    /// Pings are answered by the WebSocket's shell, everything else by the room.
+    fn send_request(&mut self, now: Instant, request: Box<livekit::SignalRequest>) {
+        use livekit::{signal_request, signal_response};
+        if let Some(signal_request::Message::PingReq(ping)) = &request.message {
+            let pong = livekit::Pong { last_ping_timestamp: ping.timestamp, timestamp: ping.timestamp };
+            let message = Some(signal_response::Message::PongResp(pong));
+            let response = Box::new(livekit::SignalResponse { message });
+            self.signal.to_client.push_back((now + 2 * self.signal.delay, Some(response)));
+        } else {
+            self.signal.to_room.push_back((now + self.signal.delay, ToRoom::Request(request)));
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        match &event {
+            Event::Media(_) => return,
+            Event::TrackReady { cid, track } => {
+                if let Some(source) = self.sources.iter_mut().find(|source| source.cid == *cid) {
+                    source.start(now, track.clone());
+                }
+            }
+            Event::KeyframeRequested { cid, .. } => {
+                if let Some(source) = self.sources.iter_mut().find(|source| source.cid == *cid) {
+                    source.request_keyframe();
+                }
+            }
+            _ => {}
+        }
+        self.events.push(event);
+    }
+}
+
+/// What is worth comparing about an event: nothing that is drawn at random outside of the seed's reach.
+fn describe(event: &Event) -> Option<String> {
+    match event {
+        Event::Media(packet) => {
+            let header = SyntheticHeader::parse(&packet.payload)?;
+            Some(format!("media {} {}.{}", header.stream, header.frame, header.index))
+        }
+        Event::Joined(join) => Some(format!("joined {}", join.participant.as_ref()?.sid)),
+        Event::Signal(_) => None,
+        Event::Data { kind, packet } => Some(format!("data {kind:?} {}", packet.participant_identity)),
+        Event::RawData(data) => Some(format!("raw data {} bytes", data.len())),
+        Event::Left(leave) => Some(format!("left {}", leave.reason)),
+        event => Some(format!("{event:?}")),
+    }
+}
+
+fn client_address(key: ClientKey, port: u16) -> SocketAddr {
+    let [_, _, high, low] = u32::try_from(key.0).unwrap().to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], port))
+}
+
+fn client_of(address: SocketAddr) -> usize {
+    match address.ip() {
+        std::net::IpAddr::V4(ip) => usize::from(u16::from_be_bytes([ip.octets()[2], ip.octets()[3]])),
+        std::net::IpAddr::V6(_) => usize::MAX,
+    }
+}
+
+/// Streams of a client, numbered so that no two share one; a simulcast track takes several in a row.
+fn stream_number(client: ClientKey, track: u32) -> u32 {
+    u32::try_from(client.0).unwrap() * 16 + track * 4
+}

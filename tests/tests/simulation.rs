@@ -1,0 +1,150 @@
+//! Whole calls in virtual time, without sockets.
+
+use std::time::Duration;
+
+use zynk_client::{Codec, PeerConnections};
+use zynk_tests::{ClientKey, LinkConfig, World};
+
+/// Frames at either end of a call that may lack packets: no retransmission is asked for what came before the
+/// first packet that arrives, or after the last.
+const EDGE_FRAMES: u32 = 15;
+
+fn lossy() -> LinkConfig {
+    LinkConfig::lossy(0.05, Duration::from_millis(50))
+}
+
+/// Three people who see and hear each other for ten seconds over bad links.
+fn call(seed: u64, connections: PeerConnections) -> (World, Vec<ClientKey>) {
+    let mut world = World::new(seed);
+    let people: Vec<ClientKey> =
+        ["alice", "bob", "carol"].map(|name| world.join_with(name, lossy(), connections)).to_vec();
+    for person in &people {
+        world.publish_microphone(*person);
+        world.publish_camera(*person, Codec::Vp8);
+    }
+    let everybody_sees_everybody = |world: &World| {
+        pairs(&people).all(|(receiver, publisher)| world.frames_received(receiver, publisher) > 0)
+    };
+    assert!(world.run_until(Duration::from_secs(20), everybody_sees_everybody), "seed {seed}");
+    world.run_for(Duration::from_secs(10));
+    people.iter().for_each(|person| world.stop_media(*person));
+    world.run_for(Duration::from_secs(2));
+    (world, people)
+}
+
+fn pairs(people: &[ClientKey]) -> impl Iterator<Item = (ClientKey, ClientKey)> {
+    people.iter().flat_map(move |receiver| {
+        people.iter().filter(move |publisher| *publisher != receiver).map(move |publisher| (*receiver, *publisher))
+    })
+}
+
+fn assert_every_frame_arrived(world: &World, people: &[ClientKey], seed: u64) {
+    let mut recovered = 0;
+    for (receiver, publisher) in pairs(people) {
+        let track = world.track(publisher, "camera").unwrap();
+        let stats = world.received(receiver, publisher, "camera");
+        let first = stats.frames.first.unwrap() + EDGE_FRAMES;
+        let last = world.frames_sent(publisher, "camera") - EDGE_FRAMES;
+        assert!(last > first + 250, "seed {seed}: too short a call, {first} to {last}");
+        let incomplete = world.session(receiver).incomplete_frames(track, first..=last);
+        assert!(incomplete.is_empty(), "seed {seed}: frames {incomplete:?} lack packets, {stats:?}");
+        recovered += stats.recovered;
+
+        let audio = world.received(receiver, publisher, "microphone");
+        let sent = u64::from(world.frames_sent(publisher, "microphone"));
+        assert!(audio.packets > sent / 2, "seed {seed}: {audio:?} of {sent}");
+    }
+    assert!(recovered > 100, "seed {seed}: the links lost next to nothing ({recovered})");
+}
+
+#[test]
+fn every_frame_survives_five_percent_loss() {
+    for seed in [1, 2, 3, 4] {
+        let (world, people) = call(seed, PeerConnections::Single);
+        assert_every_frame_arrived(&world, &people, seed);
+    }
+}
+
+#[test]
+fn every_frame_survives_five_percent_loss_over_two_connections_each() {
+    let (world, people) = call(5, PeerConnections::Dual);
+    assert_every_frame_arrived(&world, &people, 5);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [11, 12] {
+        let (first, _) = call(seed, PeerConnections::Single);
+        let (second, _) = call(seed, PeerConnections::Single);
+        assert_eq!(first.first_difference(&second), None, "seed {seed}");
+        assert_eq!(first.trace_hash(), second.trace_hash(), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_seed_gives_another_trace() {
+    let (first, _) = call(21, PeerConnections::Single);
+    let (second, _) = call(22, PeerConnections::Single);
+    assert_ne!(first.trace_hash(), second.trace_hash());
+}
+
+#[test]
+fn nothing_is_lost_on_an_ideal_link() {
+    let mut world = World::new(31);
+    let alice = world.join("alice", LinkConfig::ideal());
+    let bob = world.join_with("bob", LinkConfig::ideal(), PeerConnections::Dual);
+    for codec in [Codec::Vp8] {
+        world.publish_camera(alice, codec);
+    }
+    world.publish_microphone(alice);
+    world.run_for(Duration::from_secs(10));
+    for cid in ["camera", "microphone"] {
+        let stats = world.received(bob, alice, cid);
+        assert_eq!((stats.lost, stats.recovered, stats.duplicates), (0, 0, 0), "{cid}: {stats:?}");
+        assert_eq!(stats.frames.missing, 0, "{cid}: {stats:?}");
+        assert!(stats.frames.complete > 250, "{cid}: {stats:?}");
+        assert!(stats.frames.latency_max <= Duration::from_millis(2), "{cid}: {stats:?}");
+    }
+}
+
+#[test]
+fn every_codec_is_forwarded() {
+    for codec in [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::Av1] {
+        let mut world = World::new(41);
+        let alice = world.join("alice", LinkConfig::ideal());
+        let bob = world.join("bob", LinkConfig::ideal());
+        world.publish_camera(alice, codec);
+        let seen = world.run_until(Duration::from_secs(10), |world| world.frames_received(bob, alice) >= 60);
+        assert!(seen, "{codec:?}: {:?}", world.received(bob, alice, "camera"));
+    }
+}
+
+#[test]
+fn the_best_simulcast_layer_is_forwarded_without_a_gap() {
+    let mut world = World::new(51);
+    let alice = world.join("alice", LinkConfig::ideal());
+    let bob = world.join("bob", LinkConfig::ideal());
+    world.publish_simulcast_camera(alice, Codec::Vp8);
+    assert!(world.run_until(Duration::from_secs(10), |world| world.frames_received(bob, alice) > 0));
+    world.run_for(Duration::from_secs(5));
+    let stats = world.received(bob, alice, "camera");
+    assert_eq!((stats.lost, stats.duplicates), (0, 0), "{stats:?}");
+    assert!(stats.frames.complete >= 150, "{stats:?}");
+    // Three layers add up to 1.05 Mbit/s, the best one has 600 kbit/s.
+    let bps = stats.bytes * 8 / 5;
+    assert!((500_000..900_000).contains(&bps), "{bps}");
+}
+
+#[test]
+fn a_latecomer_sees_the_first_frame_within_a_second() {
+    let mut world = World::new(61);
+    let link = LinkConfig::lossy(0.0, Duration::from_millis(50));
+    let alice = world.join("alice", link);
+    world.publish_camera(alice, Codec::Vp8);
+    world.run_for(Duration::from_secs(5));
+    let bob = world.join("bob", link);
+    let before = world.elapsed();
+    assert!(world.run_until(Duration::from_secs(5), |world| world.frames_received(bob, alice) > 0));
+    let waited = world.elapsed() - before;
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
