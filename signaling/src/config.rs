@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Configuration of the signaling role.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignalingConfig {
     /// Name of this server's region, shown to clients; may be empty.
@@ -17,7 +17,7 @@ pub struct SignalingConfig {
 }
 
 /// Defaults of rooms.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoomConfig {
     /// Whether joining a room that is not open creates it.
@@ -40,7 +40,7 @@ pub struct RoomConfig {
 }
 
 /// Limits on what clients may send; what is over them is refused.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Rooms that may be open at once.
@@ -62,7 +62,7 @@ pub struct LimitsConfig {
 }
 
 /// A STUN or TURN server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IceServerConfig {
     /// Its addresses (`stun:…`, `turn:…`).

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const WORKERS_MAX: usize = 256;
 
 /// Configuration of the media node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SfuConfig {
     /// Worker threads, each with a UDP port and its share of the rooms, 1 to 256.
