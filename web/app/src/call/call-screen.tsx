@@ -74,18 +74,22 @@ export function CallScreen({ call, devices, mediaDevices, link, onPreferences }:
       <main className="relative min-h-0 flex-1">
         <h1 className="sr-only">Call in {state.roomName}</h1>
         <Stage participants={state.participants} frozen={state.phase === 'reconnecting' && !state.mediaAlive} />
-        {state.soundBlocked && (
-          <div className="absolute inset-x-0 top-3 z-10 flex justify-center">
-            <Button data-testid="enable-sound" className="shadow-panel" onClick={() => void call.enableSound()}>
+        <div className="pointer-events-none absolute inset-x-2 top-3 z-20 flex flex-col items-center gap-2">
+          {state.soundBlocked && (
+            <Button
+              data-testid="enable-sound"
+              className="pointer-events-auto shadow-panel"
+              onClick={() => void call.enableSound()}
+            >
               Turn on sound
             </Button>
-          </div>
-        )}
+          )}
+          <NoticeArea notice={state.notice} />
+        </div>
         {panel === 'people' && <PeoplePanel participants={state.participants} onClose={closePanel} />}
         {panel === 'devices' && (
           <DevicePanel call={call} devices={devices} onPreferences={onPreferences} onClose={closePanel} />
         )}
-        <NoticeArea notice={state.notice} />
       </main>
       <Sounds participants={state.participants} />
       <ControlBar

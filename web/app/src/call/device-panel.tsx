@@ -32,7 +32,7 @@ export function DevicePanel({ call, devices, onPreferences, onClose }: DevicePan
   return (
     <Panel title="Devices" onClose={onClose}>
       <DeviceMenus lists={lists} chosen={chosen} onChoose={(kind, id) => void choose(kind, id)} />
-      <p className="mt-3 text-sm text-muted">
+      <p className="mt-3 text-sm text-muted pointer-coarse:hidden">
         Keys: <kbd>M</kbd> microphone, <kbd>V</kbd> camera, <kbd>D</kbd> share screen.
       </p>
     </Panel>

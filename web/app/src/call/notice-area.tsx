@@ -1,7 +1,6 @@
 import type { Notice } from '@zynk/core';
 import { useEffect, useState } from 'react';
 import { FailureText } from '../ui/failure-text';
-import { CloseIcon } from '../ui/icons';
 
 const NEWS_MS = 5_000;
 const FAILURE_MS = 15_000;
@@ -22,30 +21,20 @@ export function NoticeArea({ notice }: { notice: Notice | null }) {
       <p role="status" aria-live="polite" data-testid="announcement" className="sr-only">
         {notice && !notice.failure ? notice.text : ''}
       </p>
-      <div className="pointer-events-none absolute inset-x-0 bottom-3 z-20 flex justify-center px-2">
-        {shown?.failure && (
-          <div className="pointer-events-auto flex max-w-md items-start gap-1 rounded-xl bg-surface shadow-panel">
-            <FailureText failure={shown.failure} />
-            <button
-              type="button"
-              aria-label="Dismiss"
-              className="grid size-11 shrink-0 place-items-center rounded-xl text-muted hover:bg-raised"
-              onClick={() => setDismissed(shown.id)}
-            >
-              <CloseIcon size={18} />
-            </button>
-          </div>
-        )}
-        {shown && !shown.failure && (
-          <p
-            key={shown.id}
-            aria-hidden="true"
-            className="rise max-w-md rounded-full border border-line bg-surface px-4 py-2 text-sm break-all shadow-panel select-text"
-          >
-            {shown.text}
-          </p>
-        )}
-      </div>
+      {shown?.failure && (
+        <div className="pointer-events-auto w-full max-w-md overflow-hidden rounded-xl bg-surface shadow-panel">
+          <FailureText failure={shown.failure} onDismiss={() => setDismissed(shown.id)} />
+        </div>
+      )}
+      {shown && !shown.failure && (
+        <p
+          key={shown.id}
+          aria-hidden="true"
+          className="rise pointer-events-auto max-w-md rounded-3xl border border-line bg-surface px-4 py-2 text-sm wrap-anywhere shadow-panel select-text"
+        >
+          {shown.text}
+        </p>
+      )}
     </>
   );
 }

@@ -22,7 +22,7 @@ export const Tile = memo(function Tile({ person, frozen }: TileProps) {
       data-speaking={speaking}
       data-video={camera !== null}
       aria-label={`${name}${isLocal ? ' (you)' : ''}${speaking ? ', speaking' : ''}`}
-      className={`avatar-tile ${hueClass(identity)} @container relative size-full overflow-hidden rounded-2xl text-white`}
+      className={`avatar-tile ${hueClass(identity)} [container-type:size] relative size-full overflow-hidden rounded-2xl text-white`}
     >
       {camera ? (
         <VideoView
@@ -33,17 +33,17 @@ export const Tile = memo(function Tile({ person, frozen }: TileProps) {
           onFirstFrame={isLocal ? undefined : markFirstFrame}
         />
       ) : (
-        <div className="absolute inset-0 grid place-items-center">
+        <div className="absolute inset-0 grid place-items-center pb-[8cqh]">
           <Avatar
             identity={identity}
             name={name}
-            className="size-[clamp(2.75rem,30cqmin,8rem)] text-[clamp(1rem,12cqmin,3rem)]"
+            className="size-[clamp(2rem,42cqmin,8rem)] text-[clamp(0.875rem,16cqmin,3rem)]"
           />
         </div>
       )}
       {camera?.paused && <PausedNote />}
       <div className="absolute inset-x-2 bottom-2 flex">
-        <p className="flex max-w-full min-w-0 items-center gap-1.5 rounded-lg bg-black/65 px-2 py-1 text-sm">
+        <p className="flex max-w-full min-w-0 items-center gap-1.5 rounded-lg bg-black/75 px-2 py-1 text-sm">
           {!microphoneOn && (
             <span className="shrink-0 text-red-300" role="img" aria-label="Muted" data-testid="muted-icon">
               <MicrophoneOffIcon size={16} />
@@ -87,7 +87,7 @@ export const ScreenTile = memo(function ScreenTile({ person, frozen, onSelect }:
         label={`${person.name}'s screen`}
       />
       {person.screen.paused && <PausedNote />}
-      <p className="absolute bottom-2 left-2 flex max-w-[calc(100%-1rem)] items-center gap-1.5 rounded-lg bg-black/65 px-2 py-1 text-sm">
+      <p className="absolute bottom-2 left-2 flex max-w-[calc(100%-1rem)] items-center gap-1.5 rounded-lg bg-black/75 px-2 py-1 text-sm">
         <ScreenIcon size={16} />
         <span className="truncate">{person.name}’s screen</span>
       </p>
@@ -105,7 +105,7 @@ export const ScreenTile = memo(function ScreenTile({ person, frozen, onSelect }:
 
 function PausedNote() {
   return (
-    <p className="absolute inset-x-2 top-2 rounded-lg bg-black/65 px-2 py-1 text-center text-sm">
+    <p className="absolute inset-x-2 top-2 rounded-lg bg-black/75 px-2 py-1 text-center text-sm">
       Paused: the connection is weak
     </p>
   );

@@ -101,33 +101,22 @@ export function Lobby(props: LobbyProps) {
 
   return (
     <main className="app-height safe-x safe-top safe-bottom mx-auto flex max-w-5xl flex-col justify-center">
-      <div className="grid gap-6 p-2 sm:p-4 lg:grid-cols-[1.25fr_1fr] lg:items-start lg:gap-12">
+      <div className="grid gap-5 p-2 sm:p-4 lg:grid-cols-[1.25fr_1fr] lg:items-start lg:gap-x-12 lg:gap-y-6">
         <header className="lg:col-span-2">
           <p className="flex items-center gap-2 text-lg font-semibold tracking-tight">
             <img src="/favicon.svg" alt="" width="28" height="28" /> Zynk
           </p>
         </header>
-        <div className="grid gap-3">
-          <PreviewPanel
-            preview={preview}
-            preferences={preferences}
-            onPreferences={onPreferences}
-            unavailable={unavailable}
-            name={preferences.name}
-            onRetry={retryDevice}
-          />
-          <DeviceMenus
-            lists={lists}
-            chosen={chosen}
-            onChoose={(kind, id) =>
-              onPreferences(
-                kind === 'videoinput' ? { cameraId: id } : kind === 'audioinput' ? { microphoneId: id } : { speakerId: id },
-              )
-            }
-          />
-        </div>
-        <form ref={form} noValidate onSubmit={submit} className="grid gap-4 lg:pt-2">
-          <h1 className="text-3xl font-semibold tracking-tight text-balance">
+        <PreviewPanel
+          preview={preview}
+          preferences={preferences}
+          onPreferences={onPreferences}
+          unavailable={unavailable}
+          name={preferences.name}
+          onRetry={retryDevice}
+        />
+        <form ref={form} noValidate onSubmit={submit} className="grid gap-4 lg:row-span-2 lg:pt-2">
+          <h1 className="text-2xl font-semibold tracking-tight text-balance sm:text-3xl">
             {initialRoom ? 'Ready to join?' : 'Start or join a call'}
           </h1>
           {status.kind === 'failed' && (
@@ -203,10 +192,21 @@ export function Lobby(props: LobbyProps) {
               </Button>
             )}
           </div>
-          <p data-testid={joining ? 'status-banner' : undefined} role="status" className="min-h-6 text-sm text-muted">
+          <p data-testid={joining ? 'status-banner' : undefined} role="status" className="text-sm text-muted lg:min-h-6">
             {joining ? 'Connecting to the room' : hint(unavailable !== null, cameraOn, microphoneOn)}
           </p>
         </form>
+        <section aria-label="Devices" className="lg:-mt-3">
+          <DeviceMenus
+            lists={lists}
+            chosen={chosen}
+            onChoose={(kind, id) =>
+              onPreferences(
+                kind === 'videoinput' ? { cameraId: id } : kind === 'audioinput' ? { microphoneId: id } : { speakerId: id },
+              )
+            }
+          />
+        </section>
       </div>
     </main>
   );

@@ -1,4 +1,4 @@
-import type { Failure, Preview, Preferences } from '@zynk/core';
+import { type Failure, mergeDeviceFailures, type Preferences, type Preview } from '@zynk/core';
 import { Avatar } from '../ui/avatar';
 import { Button, Toggle } from '../ui/button';
 import { FailureText } from '../ui/failure-text';
@@ -25,9 +25,11 @@ export function PreviewPanel(props: PreviewPanelProps) {
   const cameraOn = usable && preferences.cameraOn && cameraFailure === null;
   const microphoneOn = usable && preferences.microphoneOn && microphoneFailure === null;
 
-  const failures: ['camera' | 'microphone', Failure][] = [];
-  if (cameraFailure) failures.push(['camera', cameraFailure]);
-  if (microphoneFailure) failures.push(['microphone', microphoneFailure]);
+  const failures = mergeDeviceFailures(cameraFailure, microphoneFailure);
+  const retryAll = () => {
+    if (cameraFailure) onRetry('camera');
+    if (microphoneFailure) onRetry('microphone');
+  };
 
   const toggle = (device: 'camera' | 'microphone', on: boolean, failed: boolean) => {
     if (failed) onRetry(device);
@@ -40,14 +42,14 @@ export function PreviewPanel(props: PreviewPanelProps) {
         {camera ? (
           <VideoView track={camera} mirrored fit="auto" testId="preview-video" label="Your camera" />
         ) : (
-          <div className="absolute inset-0 grid place-items-center pb-14 text-white/70">
+          <div className="absolute inset-0 grid place-items-center pb-12 text-white/70">
             {starting.camera ? (
               <p className="flex items-center gap-3">
                 <span className="spinner" /> Starting the camera
               </p>
             ) : (
               <div className="grid justify-items-center gap-3">
-                <Avatar identity={name} name={name} className="size-20 text-2xl" />
+                {name.trim() && <Avatar identity={name} name={name} className="size-16 text-xl sm:size-20 sm:text-2xl" />}
                 <p className="text-sm">{cameraFailure ? cameraFailure.title : 'Your camera is off'}</p>
               </div>
             )}
@@ -79,7 +81,7 @@ export function PreviewPanel(props: PreviewPanelProps) {
 
       <div className="flex min-h-5 items-center gap-3 text-sm text-muted">
         <span className="shrink-0">
-          <MicrophoneIcon size={16} />
+          {microphone ? <MicrophoneIcon size={16} /> : <MicrophoneOffIcon size={16} />}
         </span>
         {microphone ? (
           <LevelMeter track={microphone.mediaStreamTrack} />
@@ -89,11 +91,13 @@ export function PreviewPanel(props: PreviewPanelProps) {
       </div>
 
       {unavailable && <FailureText failure={unavailable} />}
-      {failures.map(([device, failure]) => (
-        <FailureText key={device} failure={failure}>
-          <Button look="plain" className="-ml-3 min-h-9 px-3 py-1" onClick={() => onRetry(device)}>
-            Try again
-          </Button>
+      {failures.map((failure, index) => (
+        <FailureText key={failure.code} failure={failure}>
+          {index === failures.length - 1 && (
+            <Button look="plain" className="mt-1 -ml-3 min-h-9 px-3 py-1" onClick={retryAll}>
+              Try again
+            </Button>
+          )}
         </FailureText>
       ))}
     </section>

@@ -14,34 +14,48 @@ export function noMediaPath(detail?: string): Failure {
   );
 }
 
+/** The address answers, but knows no signaling. */
+export function signalingMissing(): Failure {
+  return failure(
+    'signaling_missing',
+    'There are no calls at this address',
+    'The server answers, but not with calls. It may still be starting, or a proxy in front of it does not ' +
+      'pass WebSockets on.',
+    'server',
+  );
+}
+
+export function joinTimeout(): Failure {
+  return failure(
+    'join_timeout',
+    'The server took too long',
+    'It did not let you in within a reasonable time. Try again.',
+    'server',
+  );
+}
+
+/** What the SDK puts before the server's own text. */
+const SDK_PREFIX = /^could not establish signal connection:?\s*/;
+
 /** Explains why a call could not be joined. Null when the user gave up waiting. */
 export function explainJoinError(error: unknown): Failure | null {
   if (error instanceof FailureError) return error.failure;
   if (error instanceof ConnectionError) {
     const status = statusOf(error);
+    const said = error.message.replace(SDK_PREFIX, '');
     switch (error.reason) {
       case ConnectionErrorReason.Cancelled:
         return null;
       case ConnectionErrorReason.NotAllowed:
-        return refused(status ?? 401, error.message);
+        return refused(status ?? 401, said);
       case ConnectionErrorReason.ServerUnreachable:
         return unreachable();
       case ConnectionErrorReason.LeaveRequest:
         return explainDisconnect(error.context as DisconnectReason);
       case ConnectionErrorReason.ServiceNotFound:
-        return failure(
-          'signaling_missing',
-          'The server has no calls to offer here',
-          'This address answers, but not with calls. It may be behind a proxy that does not pass WebSockets on.',
-          'server',
-        );
+        return signalingMissing();
       case ConnectionErrorReason.Timeout:
-        return failure(
-          'join_timeout',
-          'The server took too long',
-          'It did not let you in within a reasonable time. Try again.',
-          'server',
-        );
+        return joinTimeout();
       default:
         if (/\bpc\b|peer connection|ice/i.test(error.message)) return noMediaPath();
         if (status && status >= 400) return refused(status);
@@ -50,7 +64,7 @@ export function explainJoinError(error: unknown): Failure | null {
           'The connection to the server failed',
           'Try again. If it stays, a proxy between you and the server may not pass WebSockets on.',
           'server',
-          error.message,
+          said,
         );
     }
   }

@@ -10,9 +10,9 @@ import {
   type RoomOptions,
   Track,
 } from 'livekit-client';
-import { explainDisconnect, explainJoinError } from './call-failure';
+import { explainDisconnect, explainJoinError, joinTimeout, signalingMissing } from './call-failure';
 import { type DeviceName, explainDeviceError, isScreenPickerClosed } from './device-failure';
-import { type Failure, failure } from './failure';
+import { type Failure, FailureError, failure } from './failure';
 import { describeChanges, type ParticipantView, StableOrder, viewParticipants } from './participants';
 import type { PreviewTracks } from './preview';
 import { refused, type ServerApi } from './server';
@@ -105,6 +105,11 @@ const CHANGES = [
 
 const NO_TRACKS = (): PreviewTracks => ({ camera: null, microphone: null });
 
+/** After this long without signaling, the server is asked whether it has any. */
+const SIGNAL_PATIENCE_MS = 3_000;
+/** An attempt to join ends after this long, whatever it waits for. */
+const JOIN_TIMEOUT_MS = 45_000;
+
 const OFF: SwitchState = { on: false, busy: false, allowed: true };
 
 /** One visit to a room, from asking for a token to the reason it ended. */
@@ -173,7 +178,7 @@ export class Call implements CallHandle {
     try {
       token = await this.#token();
       if (this.#cancelled) throw ConnectionError.cancelled('left before joining');
-      await this.room.connect(this.#api.signalUrl, token);
+      await this.#connect(token);
     } catch (error) {
       this.#state.patch({ phase: 'ended' });
       if (this.#cancelled) return 'cancelled';
@@ -240,6 +245,32 @@ export class Call implements CallHandle {
     const guest = await this.#api.guestToken(room, credential.name);
     this.#state.patch({ roomName: guest.room });
     return guest.token;
+  }
+
+  /**
+   * Connects, but not for ever: the SDK goes on trying for as long as an address answers 404, and has
+   * no limit for the whole of an attempt.
+   */
+  async #connect(token: string): Promise<void> {
+    let overdue: Failure | undefined;
+    const giveUp = (problem: Failure) => {
+      overdue = problem;
+      void this.room.disconnect();
+    };
+    const probe = setTimeout(async () => {
+      const answer = await this.#api.refusal(token);
+      if (answer?.status === 404) giveUp(signalingMissing());
+    }, SIGNAL_PATIENCE_MS);
+    const deadline = setTimeout(() => giveUp(joinTimeout()), JOIN_TIMEOUT_MS);
+    this.room.once(RoomEvent.SignalConnected, () => clearTimeout(probe));
+    try {
+      await this.room.connect(this.#api.signalUrl, token);
+    } catch (error) {
+      throw overdue ? new FailureError(overdue) : error;
+    } finally {
+      clearTimeout(probe);
+      clearTimeout(deadline);
+    }
   }
 
   /** The server's own words, where the SDK hides them behind a general error. */

@@ -9,13 +9,14 @@ export function devicesUnavailable(scope: {
   origin: string;
 }): Failure | null {
   if (!scope.isSecureContext) {
-    const https = scope.origin.replace(/^http:/, 'https:');
+    const { host, port } = new URL(scope.origin);
+    const local = port ? `http://localhost:${port}` : 'http://localhost';
     return failure(
       'insecure_context',
       'Camera and microphone need a secure address',
-      `This page was opened over plain http (${scope.origin}), and browsers then keep cameras and ` +
-        `microphones away from it. Open the server's https address (${https}, if it has one), or ` +
-        'http://localhost on the server itself. You can still join to watch and listen.',
+      'Browsers keep devices away from pages opened over plain http. ' +
+        `Open https://${host} if the server offers it, or ${local} on the server itself. ` +
+        'You can still join to watch and listen.',
       'devices',
     );
   }
@@ -109,6 +110,33 @@ export function explainDeviceError(error: unknown, device: DeviceName): Failure 
         message,
       );
   }
+}
+
+/** One explanation where camera and microphone fail for the same reason, otherwise one for each. */
+export function mergeDeviceFailures(camera: Failure | null, microphone: Failure | null): Failure[] {
+  if (camera && microphone) {
+    switch (`${camera.code} ${microphone.code}`) {
+      case 'camera_denied microphone_denied':
+        return [
+          failure(
+            'devices_denied',
+            'Camera and microphone are blocked',
+            "Click the icon beside the page's address, allow both, then try again. You can also join without.",
+            'devices',
+          ),
+        ];
+      case 'camera_missing microphone_missing':
+        return [
+          failure(
+            'devices_missing',
+            'No camera and no microphone found',
+            'Plug one in and try again, or join to watch and listen.',
+            'devices',
+          ),
+        ];
+    }
+  }
+  return [camera, microphone].filter((problem) => problem !== null);
 }
 
 /** Whether the user closed the browser's screen picker, which is no failure. */

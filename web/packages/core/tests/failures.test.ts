@@ -6,6 +6,7 @@ import {
   explainDisconnect,
   explainJoinError,
   isScreenPickerClosed,
+  mergeDeviceFailures,
 } from '../src';
 
 const named = (name: string, message = '') => Object.assign(new Error(message), { name });
@@ -29,6 +30,21 @@ describe('device errors', () => {
     expect(isScreenPickerClosed(named('NotAllowedError', 'Permission denied by user'))).toBe(true);
     expect(isScreenPickerClosed(named('NotAllowedError', 'Permission denied by system'))).toBe(false);
     expect(isScreenPickerClosed(named('NotReadableError'))).toBe(false);
+  });
+});
+
+describe('failures of both devices', () => {
+  const denied = named('NotAllowedError');
+  it('are one when they have one reason', () => {
+    const merged = mergeDeviceFailures(explainDeviceError(denied, 'camera'), explainDeviceError(denied, 'microphone'));
+    expect(merged.map((failure) => failure.code)).toEqual(['devices_denied']);
+  });
+
+  it('stay two when the reasons differ', () => {
+    const busy = explainDeviceError(named('NotReadableError'), 'microphone');
+    const merged = mergeDeviceFailures(explainDeviceError(denied, 'camera'), busy);
+    expect(merged.map((failure) => failure.code)).toEqual(['camera_denied', 'microphone_in_use']);
+    expect(mergeDeviceFailures(null, busy)).toEqual([busy]);
   });
 });
 
