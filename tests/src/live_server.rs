@@ -36,15 +36,24 @@ impl LiveServer {
 
     /// Same, with further arguments for `zynk dev`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        let mut command = Command::new(Self::binary());
+        command.args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"]).args(arguments);
+        Self::start_command(command)
+    }
+
+    /// Same, with a command of the caller's that runs [`Self::binary`] and makes it print its ports.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_command(mut command: Command) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let mut child = Command::new(binary())
-            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"])
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.reopen().unwrap())
             .spawn()
-            .unwrap();
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let output = child.stdout.take().unwrap();
         let mut server = Self { child, http_port: 0, log };
         let (sender, lines) = mpsc::channel();
@@ -60,6 +69,20 @@ impl LiveServer {
         let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
         server.http_port = u16::try_from(ports["http"].as_u64().unwrap()).unwrap();
         server
+    }
+
+    /// The server that was built beside this test; built now if it is missing.
+    pub fn binary() -> PathBuf {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().find(|folder| folder.join("deps").is_dir()).unwrap();
+        let binary = profile.join("zynk");
+        if !binary.exists() {
+            let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+            let built =
+                Command::new(env!("CARGO")).args(["build", "-p", "zynk"]).current_dir(workspace).status();
+            assert!(built.unwrap().success(), "zynk does not build");
+        }
+        binary
     }
 
     /// Base URL of its HTTP, e.g. `http://127.0.0.1:40123`.
@@ -114,17 +137,4 @@ pub fn token(room: &str, identity: &str) -> String {
     claims.video = VideoGrants::join(room);
     claims.video.can_update_own_metadata = Some(true);
     KeyRing::single("devkey", "secret").sign(&claims, TOKEN_LIFE, SystemTime::now()).unwrap()
-}
-
-/// The server that was built beside this test; built now if it is missing.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().find(|folder| folder.join("deps").is_dir()).unwrap();
-    let binary = profile.join("zynk");
-    if !binary.exists() {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let built = Command::new(env!("CARGO")).args(["build", "-p", "zynk"]).current_dir(workspace).status();
-        assert!(built.unwrap().success(), "zynk does not build");
-    }
-    binary
 }

@@ -12,14 +12,14 @@ mod rig;
 #[path = "interop/webrtc_rs.rs"]
 mod webrtc_rs;
 
-use std::process::Command;
 use std::time::Duration;
 
-use rig::{Rig, Server};
+use rig::Rig;
+use zynk_tests::LiveServer;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const WEBHOOK_PORT: &str = "9100";
-const WEBHOOK_URL: &str = "http://127.0.0.1:9100/";
+const WEBHOOK_SETTING: (&str, &str) = ("ZYNK_WEBHOOKS__URLS", "[\"http://127.0.0.1:9100/\"]");
 
 #[test]
 fn livekit_python_and_node_sdks_and_chromium_exchange_audio_video_and_data() {
@@ -28,12 +28,12 @@ fn livekit_python_and_node_sdks_and_chromium_exchange_audio_video_and_data() {
 
 #[test]
 fn livekit_python_server_sdk_controls_a_room_and_accepts_webhooks() {
-    Rig::start_with(&["--webhook", WEBHOOK_URL]).python("interop/server_api.py", &[WEBHOOK_PORT], LIMIT);
+    Rig::start_with(&[WEBHOOK_SETTING]).python("interop/server_api.py", &[WEBHOOK_PORT], LIMIT);
 }
 
 #[test]
 fn livekit_node_server_sdk_controls_a_room_and_accepts_webhooks() {
-    Rig::start_with(&["--webhook", WEBHOOK_URL]).node("interop/server-api.mjs", &[WEBHOOK_PORT], LIMIT);
+    Rig::start_with(&[WEBHOOK_SETTING]).node("interop/server-api.mjs", &[WEBHOOK_PORT], LIMIT);
 }
 
 #[test]
@@ -48,6 +48,6 @@ fn whip_is_seen_in_chromium_and_chromium_is_seen_through_whep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webrtc_rs_publishes_through_whip_and_plays_through_whep() {
-    let server = Server::start(Command::new(rig::binary()), "127.0.0.1", &[]);
+    let server = LiveServer::start();
     webrtc_rs::publish_and_play(&server.url()).await;
 }

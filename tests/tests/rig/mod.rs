@@ -1,7 +1,6 @@
 //! A server and a program that uses it, both in a namespace that goes away with the test.
 
 mod sandbox;
-mod server;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,12 +9,16 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use sandbox::{Sandbox, VETH_ADDRESS};
-pub(crate) use server::{API_KEY, API_SECRET, Server, binary};
+use zynk_tests::LiveServer;
+
+/// The API key and secret that `zynk dev` has.
+pub(crate) const API_KEY: &str = "devkey";
+pub(crate) const API_SECRET: &str = "secret";
 
 /// A running `zynk dev` in a namespace of its own.
 pub(crate) struct Rig {
     sandbox: Sandbox,
-    server: Server,
+    server: LiveServer,
 }
 
 impl Rig {
@@ -24,11 +27,14 @@ impl Rig {
         Self::start_with(&[])
     }
 
-    /// Same, with further arguments for `zynk dev`.
-    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+    /// Same, with environment variables that configure the server.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
         let sandbox = Sandbox::new();
-        let server = Server::start(sandbox.command(binary()), VETH_ADDRESS, arguments);
-        Self { sandbox, server }
+        let mut command = sandbox.command(LiveServer::binary());
+        command
+            .args(["dev", "--port", "0", "--print-ports", "--announce", VETH_ADDRESS])
+            .envs(settings.iter().copied());
+        Self { server: LiveServer::start_command(command), sandbox }
     }
 
     /// Runs a program of `tests/` with Node and asserts that it succeeds within `limit`.
@@ -69,7 +75,6 @@ impl Rig {
         let outcome = finished.recv_timeout(limit);
         // Browsers that the program left behind hold the pipe open: end them before reading on.
         self.sandbox.kill();
-        self.server.wait();
         let output = collect.join().expect("the reader does not panic");
         println!("{output}");
         let failure = match outcome {
