@@ -408,3 +408,70 @@ impl Drop for AcceptorAlive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
+
+    use super::*;
+
+    fn config() -> SfuConfig {
+        SfuConfig {
+            workers: 1,
+            bind: Ipv4Addr::LOCALHOST.into(),
+            udp_port_first: 0,
+            ice_tcp_port: 0,
+            ..SfuConfig::default()
+        }
+    }
+
+    async fn error(config: SfuConfig) -> SfuError {
+        let bus: Arc<dyn Bus> = Arc::new(zynk_bus::LocalBus::new());
+        let started = start(config, bus, &mut Registry::default(), CancellationToken::new()).await;
+        started.expect_err("it does not start")
+    }
+
+    #[tokio::test]
+    async fn ports_that_are_taken_are_named() {
+        let udp = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = udp.local_addr().unwrap().port();
+        let found = error(SfuConfig { udp_port_first: port, ..config() }).await;
+        assert!(matches!(found, SfuError::Udp(_)), "{found}");
+        assert!(found.to_string().contains(&port.to_string()), "{found}");
+
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let found = error(SfuConfig { ice_tcp_port: port, ..config() }).await;
+        assert!(matches!(found, SfuError::Tcp { .. }), "{found}");
+        assert!(found.to_string().contains(&port.to_string()), "{found}");
+    }
+
+    #[tokio::test]
+    async fn impossible_numbers_of_workers_are_refused() {
+        for workers in [0, 257] {
+            assert!(matches!(error(SfuConfig { workers, ..config() }).await, SfuError::Workers { .. }));
+        }
+        let found = error(SfuConfig { workers: 10, udp_port_first: 65_530, ..config() }).await;
+        assert!(matches!(found, SfuError::Ports { first: 65_530, workers: 10 }), "{found}");
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_not_ready() {
+        let metrics = Arc::new(WorkerMetrics::new(Instant::now()));
+        let alive = Arc::new(AtomicBool::new(true));
+        let health = SfuHealth { workers: vec![metrics.clone()], acceptor: Some(alive.clone()) };
+        assert!(health.is_ready());
+        let guard = Alive { metrics, worker: 0 };
+        let thread = thread::spawn(move || {
+            let _guard = guard;
+            panic!("as a worker might");
+        });
+        assert!(thread.join().is_err());
+        assert!(!health.is_ready());
+
+        let health = SfuHealth { workers: Vec::new(), acceptor: Some(alive.clone()) };
+        assert!(health.is_ready());
+        drop(AcceptorAlive(alive));
+        assert!(!health.is_ready());
+    }
+}

@@ -37,6 +37,10 @@ pub(crate) const SOCKETS_MAX: usize = 256;
 /// what they caused is sent.
 const DATAGRAMS_PER_TURN: usize = 256;
 
+/// Datagrams handed to the shard before its output is taken, though more wait: what they cause is held in
+/// memory until then, once for every subscriber.
+const DATAGRAMS_PER_DRAIN: usize = 64;
+
 /// Commands obeyed in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 
@@ -205,10 +209,13 @@ impl Worker {
     }
 
     fn take_datagrams(&mut self, now: Instant) {
-        let mut taken = 0;
+        let (mut taken, mut undrained) = (0, 0);
         while self.udp_readable && taken < DATAGRAMS_PER_TURN {
             match self.received.recv(&self.parts.udp) {
-                Ok(count) => taken += count.max(1),
+                Ok(count) => {
+                    taken += count.max(1);
+                    undrained += count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.udp_readable = false;
                     break;
@@ -227,6 +234,10 @@ impl Worker {
                     payload: datagram.payload,
                 };
                 self.shard.handle_input(now, input);
+            }
+            if undrained >= DATAGRAMS_PER_DRAIN {
+                undrained = 0;
+                self.drain(now);
             }
         }
     }
@@ -251,16 +262,7 @@ impl Worker {
     }
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
-        loop {
-            match self.shard.poll_output() {
-                Output::Transmit(transmit) => self.transmit(&transmit, now),
-                Output::Event { room, event } => self.parts.notices.push(room, event),
-                Output::Timeout(deadline) => {
-                    self.deadline = deadline;
-                    break;
-                }
-            }
-        }
+        self.drain(now);
         self.connections.flush(now);
         // A write shows that a client has gone.
         self.report_closed(now);
@@ -276,6 +278,20 @@ impl Worker {
             self.parts.poll.registry().reregister(&mut self.parts.udp, UDP, interest)?;
         }
         Ok(())
+    }
+
+    /// Takes all that the shard has to say.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            match self.shard.poll_output() {
+                Output::Transmit(transmit) => self.transmit(&transmit, now),
+                Output::Event { room, event } => self.parts.notices.push(room, event),
+                Output::Timeout(deadline) => {
+                    self.deadline = deadline;
+                    return;
+                }
+            }
+        }
     }
 
     fn transmit(&mut self, transmit: &Transmit, now: Instant) {
