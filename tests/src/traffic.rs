@@ -14,7 +14,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use zynk_client::{
-    Client, ClientError, ClientOptions, Codec, Event, PublishTrack, ReceiveStats, SyntheticAudio, SyntheticVideo,
+    Client, ClientError, ClientOptions, Codec, Event, PublishTrack, ReceiveStats, SyntheticAudio,
+    SyntheticVideo,
 };
 
 use crate::{LiveServer, token};
@@ -48,7 +49,12 @@ impl Drop for Source {
 
 impl Participant {
     /// Joins; latencies are measured by a clock that began at `epoch`.
-    pub async fn join(server: &LiveServer, room: &str, identity: &str, epoch: Instant) -> Result<Self, ClientError> {
+    pub async fn join(
+        server: &LiveServer,
+        room: &str,
+        identity: &str,
+        epoch: Instant,
+    ) -> Result<Self, ClientError> {
         let options = ClientOptions { media_epoch: Some(epoch), ..ClientOptions::default() };
         Self::join_with(server, room, identity, options).await
     }

@@ -21,7 +21,8 @@ use std::{
 
 use zynk_auth::{Claims, KeyRing, VideoGrants};
 use zynk_client::{
-    Codec, Command, Event, PeerConnections, PublishTrack, ReceiveStats, Session, SessionConfig, SyntheticHeader,
+    Codec, Command, Event, PeerConnections, PublishTrack, ReceiveStats, Session, SessionConfig,
+    SyntheticHeader,
 };
 use zynk_protocol::{NodeId, RoomName, RoomSid, livekit};
 use zynk_sfu_core as sfu;
@@ -103,7 +104,11 @@ impl World {
             config: Arc::new(SignalingConfig::default()),
             keys: Arc::new(KeyRing::single("key", "secret")),
             node: NodeId::from_random(1),
-            record: RoomRecord::new(RoomName::new("world"), room_sid.clone(), EPOCH_MS),
+            record: RoomRecord {
+                empty_timeout_s: 300,
+                departure_timeout_s: 20,
+                ..RoomRecord::new(RoomName::new("world"), room_sid.clone(), EPOCH_MS)
+            },
             seed,
         };
         Self {
@@ -265,9 +270,7 @@ impl World {
         let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
         match differs {
             Some((ours, theirs)) => Some(format!("{ours:?} or {theirs:?}")),
-            None if ours.len() != theirs.len() => {
-                Some(format!("{} entries or {}", ours.len(), theirs.len()))
-            }
+            None if ours.len() != theirs.len() => Some(format!("{} entries or {}", ours.len(), theirs.len())),
             None => None,
         }
     }
@@ -353,7 +356,9 @@ impl World {
                     return busy;
                 }
                 sfu::Output::Transmit(transmit) => {
-                    let Some(client) = self.clients.get_mut(client_of(transmit.destination)) else { continue };
+                    let Some(client) = self.clients.get_mut(client_of(transmit.destination)) else {
+                        continue;
+                    };
                     let sfu::Transmit { source, destination, payload, .. } = transmit;
                     client.downlink.send(self.now, Datagram { source, destination, payload });
                 }
@@ -413,10 +418,13 @@ impl World {
         let client = &mut self.clients[key];
         while let Some((_, response)) = client.signal.to_client.pop_front_if(|(at, _)| *at <= now) {
             busy = true;
-            client.session.handle_input(now, match response {
-                Some(response) => zynk_client::Input::Signal(response),
-                None => zynk_client::Input::SignalClosed,
-            });
+            client.session.handle_input(
+                now,
+                match response {
+                    Some(response) => zynk_client::Input::Signal(response),
+                    None => zynk_client::Input::SignalClosed,
+                },
+            );
             client.drain(now, clock, &mut self.trace);
         }
         while let Some(datagram) = client.downlink.receive(now) {

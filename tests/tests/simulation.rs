@@ -34,7 +34,10 @@ fn call(seed: u64, connections: PeerConnections) -> (World, Vec<ClientKey>) {
 
 fn pairs(people: &[ClientKey]) -> impl Iterator<Item = (ClientKey, ClientKey)> {
     people.iter().flat_map(move |receiver| {
-        people.iter().filter(move |publisher| *publisher != receiver).map(move |publisher| (*receiver, *publisher))
+        people
+            .iter()
+            .filter(move |publisher| *publisher != receiver)
+            .map(move |publisher| (*receiver, *publisher))
     })
 }
 

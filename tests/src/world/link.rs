@@ -64,9 +64,7 @@ impl Flow {
         match (datagram[0], datagram.get(1)) {
             (0..=3, _) => Self::Stun,
             (128..=191, Some(192..=223)) => Self::Rtcp,
-            (128..=191, _) => {
-                Self::Rtp { ssrc: u32::from_be_bytes(datagram[8..12].try_into().unwrap()) }
-            }
+            (128..=191, _) => Self::Rtp { ssrc: u32::from_be_bytes(datagram[8..12].try_into().unwrap()) },
             _ => Self::Dtls,
         }
     }

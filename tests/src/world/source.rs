@@ -35,7 +35,8 @@ impl Source {
         let encodings = if rids.is_empty() {
             vec![(None, synthetic(0, VIDEO_BITRATE_BPS))]
         } else {
-            let encoding = |(index, rid): (u32, &String)| (Some(rid.clone()), synthetic(index, 150_000 << index));
+            let encoding =
+                |(index, rid): (u32, &String)| (Some(rid.clone()), synthetic(index, 150_000 << index));
             (0..).zip(rids).map(encoding).collect()
         };
         Self::new(cid, Media::Video(encodings))
