@@ -13,13 +13,18 @@ export default defineConfig({
     emptyOutDir: true,
     sourcemap: false,
     target: 'es2022',
+    // The SDK with its protobuf types is one chunk of this size.
+    chunkSizeWarningLimit: 700,
     // Inlined data: URLs would need wider content security rules.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     rollupOptions: {
       output: {
-        // The SDK changes less often than the app, so browsers keep it cached over updates.
-        manualChunks: (id) => (id.includes('node_modules/livekit-client') ? 'livekit' : undefined),
+        // Libraries change less often than the app, so browsers keep them cached over updates.
+        manualChunks: (id) => {
+          if (!id.includes('/node_modules/')) return undefined;
+          return /\/node_modules\/(react|react-dom|scheduler)\//.test(id) ? 'react' : 'livekit';
+        },
       },
     },
   },

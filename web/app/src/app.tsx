@@ -70,8 +70,8 @@ export function App() {
       setJoining(call);
       resetFirstFrame();
       const result = await call.start(() => services.preview.take());
-      setJoining(null);
       if (active.current !== call) return;
+      setJoining(null);
       if (result !== null) {
         active.current = null;
         if (result !== 'cancelled') setJoinFailure(result);
@@ -85,6 +85,13 @@ export function App() {
     },
     [services],
   );
+
+  /** Takes effect at once; whatever the attempt still waits for is ignored. */
+  const cancel = useCallback(() => {
+    void active.current?.leave();
+    active.current = null;
+    setJoining(null);
+  }, []);
 
   // The call says itself when it is over, whoever ended it.
   useEffect(() => {
@@ -123,7 +130,7 @@ export function App() {
           joining={joining !== null}
           joinFailure={joinFailure}
           onJoin={(request) => void join(request)}
-          onCancel={() => void joining?.leave()}
+          onCancel={cancel}
         />
       );
     case 'call':

@@ -184,6 +184,11 @@ export class Call implements CallHandle {
       if (this.#cancelled) return 'cancelled';
       return (await this.#refusal(error, token)) ?? explainJoinError(error) ?? 'cancelled';
     }
+    if (this.#cancelled) {
+      await this.room.disconnect();
+      this.#state.patch({ phase: 'ended' });
+      return 'cancelled';
+    }
     this.#refresh();
     const tracks = takeTracks();
     void this.#publishFirst('microphone', this.request.microphoneOn, tracks.microphone);
