@@ -1,2 +1,57 @@
-//! The `zynk` binary.
-fn main() {}
+//! The `zynk` binary: `zynk dev` to try it out, `zynk run` to serve, and the commands that go with them.
+
+mod cli;
+mod config;
+mod roles;
+mod room;
+mod server;
+mod token;
+mod web;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match execute(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "zynk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Dev(arguments) => {
+            let config = config::load_dev(&arguments.server)?;
+            server::run(config, arguments.server.print_ports, server::Mode::Dev).await
+        }
+        Command::Run(arguments) => {
+            let config = config::load(&arguments)?;
+            server::run(config, arguments.server.print_ports, server::Mode::Run).await
+        }
+        Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n")),
+        Command::Room(command) => print(&room::execute(&command).await?),
+        Command::Config(ConfigCommand::Check { config }) => {
+            config::check(config.as_deref())?;
+            print("the configuration is good\n")
+        }
+        Command::Config(ConfigCommand::Example) => print(&config::example()?),
+    }
+}
+
+/// Writes to standard output, where other programs read.
+fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot write to standard output")
+}

@@ -1,0 +1,213 @@
+//! The whole configuration: a section per role, and what roles share.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use zynk_auth::KeyRing;
+use zynk_service::config::{ConfigError, Loader, example_toml};
+use zynk_service::http::HttpConfig;
+use zynk_service::telemetry::LogConfig;
+use zynk_sfu_server::SfuConfig;
+use zynk_signaling::{GuestConfig, SignalingConfig, WebhookConfig};
+
+use crate::cli::{RunArguments, ServerFlags};
+
+/// Shortest secret that `zynk run` takes: as many bytes as HMAC-SHA-256 has (RFC 7518, section 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+
+/// What `zynk dev` sets. The key and secret are those of LiveKit's own development mode.
+const DEV_CONFIG: &str = r#"
+keys = { devkey = "secret" }
+guests = { access = true }
+log = { format = "text" }
+"#;
+
+/// Variables that mean something else than a key of the configuration.
+const OTHER_VARIABLES: [&str; 4] = ["ZYNK_CONFIG", "ZYNK_URL", "ZYNK_API_KEY", "ZYNK_API_SECRET"];
+
+/// Configuration of a process.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The address for HTTP and WebSocket. `0.0.0.0` or `::` opens it to other machines.
+    pub(crate) bind: IpAddr,
+    /// The port for HTTP and WebSocket. 0 takes a free one.
+    pub(crate) port: u16,
+    /// What this process does: `sfu` moves media, `signaling` serves clients and the server API.
+    pub(crate) roles: Vec<Role>,
+    /// How roles reach each other. `local:` is within this process.
+    pub(crate) bus: String,
+    /// What keeps the rooms: `memory:`, gone with the process, or `sqlite:zynk.db`.
+    pub(crate) store: String,
+    /// How long sessions and requests may take to end once the process is told to stop, in seconds.
+    pub(crate) shutdown_timeout_s: u64,
+    /// API keys and their secrets: `name = "secret"`, at least 32 characters, or
+    /// `name_file = "/run/secrets/name"`, a file that holds the secret.
+    #[serde(skip_serializing)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(crate) keys: BTreeMap<String, SecretString>,
+    /// Logs, written to standard error.
+    pub(crate) log: LogConfig,
+    /// The HTTP server.
+    pub(crate) http: HttpConfig,
+    /// Media.
+    pub(crate) sfu: SfuConfig,
+    /// Rooms and sessions.
+    pub(crate) signaling: SignalingConfig,
+    /// People without an account.
+    pub(crate) guests: GuestConfig,
+    /// Where events of rooms are sent.
+    pub(crate) webhooks: WebhookConfig,
+}
+
+/// A part of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Moves media.
+    Sfu,
+    /// Serves clients and the server API.
+    Signaling,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            port: 7880,
+            roles: vec![Role::Sfu, Role::Signaling],
+            bus: "local:".into(),
+            store: "memory:".into(),
+            shutdown_timeout_s: 10,
+            keys: BTreeMap::new(),
+            log: LogConfig::default(),
+            http: HttpConfig::default(),
+            sfu: SfuConfig::default(),
+            signaling: SignalingConfig::default(),
+            guests: GuestConfig::default(),
+            webhooks: WebhookConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The API keys, in the order of their names.
+    pub(crate) fn key_ring(&self) -> KeyRing {
+        KeyRing::new(self.keys.clone())
+    }
+}
+
+/// The configuration of `zynk dev`.
+pub(crate) fn load_dev(flags: &ServerFlags) -> Result<Config> {
+    let config: Config =
+        with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags).load()?;
+    Ok(config)
+}
+
+/// The configuration of `zynk run`.
+pub(crate) fn load(arguments: &RunArguments) -> Result<Config> {
+    let mut loader = with_flags(with_environment(with_file(arguments.config.as_deref())?), &arguments.server);
+    if !arguments.roles.is_empty() {
+        let roles: Vec<String> =
+            arguments.roles.iter().map(|role| format!("{:?}", format!("{role:?}").to_lowercase())).collect();
+        loader = loader.flag("--roles", "roles", format!("[{}]", roles.join(",")));
+    }
+    let config = loader.load()?;
+    validate(&config, &loader)?;
+    Ok(config)
+}
+
+/// Reads the configuration as `zynk run --config` would.
+pub(crate) fn check(file: Option<&Path>) -> Result<()> {
+    let Some(file) = file else { bail!("name a file, or set ZYNK_CONFIG") };
+    let loader = with_environment(with_file(Some(file))?);
+    Ok(validate(&loader.load()?, &loader)?)
+}
+
+/// The keys of a configuration file, or, without one, of `zynk dev`.
+pub(crate) fn key_ring(file: Option<&Path>) -> Result<KeyRing> {
+    let loader = match file {
+        Some(_) => with_environment(with_file(file)?),
+        None => with_environment(Loader::new().file("zynk dev", DEV_CONFIG)),
+    };
+    Ok(loader.load::<Config>()?.key_ring())
+}
+
+/// A file with every key, its meaning and its default.
+pub(crate) fn example() -> Result<String> {
+    let mut defaults = Config::default();
+    // Depends on the machine.
+    defaults.sfu.workers = 1;
+    let mut table = toml::Table::try_from(defaults).context("the defaults are no TOML")?;
+    table.insert("keys".into(), toml::Table::new().into());
+    let heading = "# Configuration of Zynk, for `zynk run --config FILE`. Every key is shown with its default.\n\
+                   # Environment variables win over this file: ZYNK_PORT is `port`, ZYNK_SFU__WORKERS is `workers`\n\
+                   # in the section `sfu`. Flags win over both.\n\n";
+    Ok(format!("{heading}{}\n", example_toml::<Config>(&table).trim_end()))
+}
+
+fn with_file(file: Option<&Path>) -> Result<Loader> {
+    let loader = Loader::new().secret("keys.*");
+    let Some(path) = file else { return Ok(loader) };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+    Ok(loader.file(name, text))
+}
+
+fn with_environment(loader: Loader) -> Loader {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    loader.environment("ZYNK", variables.filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str())))
+}
+
+fn with_flags(loader: Loader, flags: &ServerFlags) -> Loader {
+    // Port 0 means any port, and so for media too: two servers on one machine must not meet.
+    let any = (flags.port == Some(0)).then_some(0);
+    let announce: Vec<String> = flags.announce.iter().map(|address| format!("\"{address}\"")).collect();
+    let settings = [
+        ("--bind", "bind", flags.bind.map(|address| address.to_string())),
+        ("--port", "port", flags.port.map(|port| port.to_string())),
+        ("--ice-tcp-port", "sfu.ice_tcp_port", flags.ice_tcp_port.or(any).map(|port| port.to_string())),
+        ("--udp-port", "sfu.udp_port_first", flags.udp_port.or(any).map(|port| port.to_string())),
+        ("--workers", "sfu.workers", flags.workers.map(|count| count.to_string())),
+        ("--announce", "sfu.announce", (!announce.is_empty()).then(|| format!("[{}]", announce.join(",")))),
+        ("--log-level", "log.level", flags.log_level.clone()),
+        ("--log-format", "log.format", flags.log_format.clone()),
+    ];
+    settings.into_iter().fold(loader, |loader, (flag, key, value)| match value {
+        Some(value) => loader.flag(flag, key, value),
+        None => loader,
+    })
+}
+
+/// Rules that no single key can know.
+fn validate(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
+    if config.keys.is_empty() {
+        let problem = "no API key: add a line such as `mykey = \"<at least 32 random characters>\"`";
+        return Err(loader.error_at("keys", problem));
+    }
+    for (name, secret) in &config.keys {
+        let bytes = secret.expose_secret().len();
+        if bytes < SECRET_BYTES_MIN {
+            let problem =
+                format!("the secret has {bytes} characters, at least {SECRET_BYTES_MIN} are needed");
+            return Err(loader.error_at(&format!("keys.{name}"), problem));
+        }
+    }
+    if config.roles.is_empty() {
+        return Err(loader.error_at("roles", "at least one role is needed"));
+    }
+    let is_split = [Role::Sfu, Role::Signaling].iter().any(|role| !config.roles.contains(role));
+    if is_split && config.bus == "local:" {
+        return Err(loader.error_at("roles", "the bus `local:` needs all roles in one process"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

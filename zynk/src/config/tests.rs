@@ -1,0 +1,111 @@
+use super::*;
+
+const KEY: &str = "[keys]\nmain = \"0123456789abcdef0123456789abcdef\"\n";
+
+/// Writes a file with `text` and reads it as `zynk run` does.
+fn run(text: &str, flags: ServerFlags) -> Result<Config> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    std::fs::write(&path, text).unwrap();
+    let result = load(&RunArguments { config: Some(path.clone()), roles: Vec::new(), server: flags });
+    result.map_err(|error| {
+        let folder = format!("{}/", directory.path().display());
+        anyhow::anyhow!(format!("{error:#}").replace(&folder, ""))
+    })
+}
+
+fn error(text: &str) -> String {
+    run(text, ServerFlags::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_committed_example_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.example.toml");
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert!(
+        committed == example().unwrap(),
+        "run `make config-example` and commit deploy/config.example.toml"
+    );
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let config: Config = Loader::new().file("example", example().unwrap()).load().unwrap();
+    let text = |config: &Config| toml::to_string(config).unwrap();
+    assert_eq!(text(&config), text(&Config::default()));
+}
+
+#[test]
+fn every_key_of_the_example_can_be_set() {
+    // Every commented-out assignment is one that the configuration takes.
+    let example = example().unwrap();
+    let active: String = example
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let config = Loader::new().file("example", &active).load::<Config>();
+    assert!(config.is_ok(), "{}\n{active}", config.err().unwrap());
+}
+
+#[test]
+fn dev_has_the_well_known_key_and_loopback() {
+    let config = load_dev(&ServerFlags::default()).unwrap();
+    assert_eq!(config.keys["devkey"].expose_secret(), "secret");
+    assert_eq!((config.bind, config.port), (Ipv4Addr::LOCALHOST.into(), 7880));
+    assert_eq!((config.sfu.ice_tcp_port, config.sfu.udp_port_first), (7881, 7882));
+    assert!(config.guests.access);
+}
+
+#[test]
+fn port_zero_frees_every_port_that_is_not_set() {
+    let flags = ServerFlags { port: Some(0), udp_port: Some(9000), ..ServerFlags::default() };
+    let config = load_dev(&flags).unwrap();
+    assert_eq!((config.port, config.sfu.ice_tcp_port, config.sfu.udp_port_first), (0, 0, 9000));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = ServerFlags {
+        bind: Some("::1".parse().unwrap()),
+        announce: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        workers: Some(3),
+        ..ServerFlags::default()
+    };
+    let config = run(&format!("bind = '0.0.0.0'\nport = 9\n{KEY}[sfu]\nworkers = 1"), flags).unwrap();
+    assert_eq!(config.bind.to_string(), "::1");
+    assert_eq!((config.port, config.sfu.workers), (9, 3));
+    assert_eq!(config.sfu.announce.len(), 2);
+}
+
+#[test]
+fn mistakes_name_file_line_column_and_key() {
+    assert_eq!(
+        error(&format!("{KEY}[signaling.room]\nempty_timeout = 3")),
+        "zynk.toml:4:1: signaling.room.empty_timeout: unknown key; did you mean empty_timeout_s?"
+    );
+    assert_eq!(
+        error("port = \"abc\""),
+        "zynk.toml:1:8: port: expected an integer, 0 or more, found a string \"abc\""
+    );
+}
+
+#[test]
+fn keys_are_needed_and_long() {
+    assert!(error("").starts_with("zynk.toml:1:1: keys: no API key"), "{}", error(""));
+    let message = error("[keys]\nmain = 'short'");
+    assert_eq!(message, "zynk.toml:2:8: keys.main: the secret has 5 characters, at least 32 are needed");
+}
+
+#[test]
+fn a_local_bus_needs_all_roles() {
+    let message = error(&format!("roles = ['sfu']\n{KEY}"));
+    assert_eq!(message, "zynk.toml:1:9: roles: the bus `local:` needs all roles in one process");
+    assert!(error(&format!("roles = ['web']\n{KEY}")).starts_with("zynk.toml:1:10: roles[0]: "));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = check(Some(Path::new("/nonexistent/zynk.toml"))).unwrap_err();
+    assert!(format!("{error:#}").starts_with("/nonexistent/zynk.toml: No such file"));
+}

@@ -1,0 +1,238 @@
+//! The binary as people and other programs use it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use tokio_tungstenite::tungstenite::Message;
+use zynk_protocol::livekit::signal_response::Message as Signal;
+use zynk_protocol::livekit::{DisconnectReason, SignalResponse};
+
+/// How long anything may take that should take a moment.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The binary, without what the caller's environment would tell it.
+fn zynk() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zynk"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ZYNK_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    zynk().args(arguments).output().unwrap()
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Standard error of a command that must fail.
+fn failure(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// A `zynk dev` on free ports; dropping it ends it.
+struct Server {
+    child: Child,
+    ports: serde_json::Value,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = zynk()
+            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let ports = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        Self { child, ports, stdout }
+    }
+
+    fn http_port(&self) -> u64 {
+        self.ports["http"].as_u64().unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let response = reqwest::get(format!("{}{path}", self.url())).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Sends the signal and waits for the end: its status, and what else was printed.
+    fn end(mut self, signal: &str) -> (ExitStatus, String) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let deadline = Instant::now() + LIMIT;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "still running after {signal}"),
+            }
+            std::thread::yield_now();
+        };
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (status, rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_development_server_says_its_ports_and_its_health() {
+    let server = Server::start();
+    let other = Server::start();
+    let ports = |server: &Server| {
+        let udp = server.ports["udp"].as_array().unwrap().clone();
+        assert!(!udp.is_empty());
+        let mut ports = vec![server.ports["http"].clone(), server.ports["ice_tcp"].clone()];
+        ports.extend(udp);
+        ports.iter().map(|port| port.as_u64().filter(|port| *port > 0).unwrap()).collect::<Vec<_>>()
+    };
+    let (mine, others) = (ports(&server), ports(&other));
+    assert_ne!(mine[0], others[0]);
+    assert_ne!(mine[1], others[1]);
+
+    assert_eq!(server.get("/").await, (200, "OK".into()));
+    assert_eq!(server.get("/healthz").await, (200, "ok".into()));
+    let (status, body) = server.get("/readyz").await;
+    assert_eq!((status, body.contains("\"sfu\":\"ok\"")), (200, true), "{body}");
+    let (_, metrics) = server.get("/metrics").await;
+    for family in ["process_resident_memory_bytes", "zynk_build_info", "zynk_sfu_", "zynk_signaling_"] {
+        assert!(metrics.contains(family), "{family} is not in\n{metrics}");
+    }
+    assert_eq!(server.get("/no/such/page").await.0, 404);
+}
+
+#[test]
+fn both_signals_end_it_with_success_and_nothing_more_on_standard_output() {
+    for signal in ["-TERM", "-INT"] {
+        let (status, rest) = Server::start().end(signal);
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert_eq!(rest, "");
+    }
+}
+
+#[tokio::test]
+async fn clients_are_told_to_leave_at_shutdown() {
+    let server = Server::start();
+    let token = stdout(&["token", "create", "--room", "lobby", "--identity", "alice"]);
+    let url = format!("ws://127.0.0.1:{}/rtc?access_token={}&protocol=16", server.http_port(), token.trim());
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let mut joined = false;
+    let mut server = Some(server);
+    let mut ended = None;
+    let reason = tokio::time::timeout(LIMIT, async {
+        loop {
+            let frame = socket.next().await.expect("a Leave comes before the end").unwrap();
+            let Message::Binary(bytes) = frame else { continue };
+            match SignalResponse::decode(bytes).unwrap().message {
+                Some(Signal::Join(_)) => {
+                    joined = true;
+                    let server = server.take().unwrap();
+                    ended = Some(tokio::task::spawn_blocking(move || server.end("-TERM")));
+                }
+                Some(Signal::Leave(leave)) => break leave.reason(),
+                _ => {}
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert!(joined);
+    assert_eq!(reason, DisconnectReason::ServerShutdown);
+    drop(socket);
+    assert_eq!(ended.unwrap().await.unwrap().0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn rooms_are_listed_and_deleted() {
+    let server = Server::start();
+    let url = server.url();
+    assert_eq!(stdout(&["room", "list", "--url", &url]).lines().count(), 1);
+    let token = stdout(&["token", "create", "--room", "lobby", "--identity", "admin", "--admin"]);
+    let created = reqwest::Client::new()
+        .post(format!("{url}/twirp/livekit.RoomService/CreateRoom"))
+        .bearer_auth(token.trim())
+        .json(&serde_json::json!({ "name": "lobby" }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(created.status().as_u16(), 200);
+    let list = stdout(&["room", "list", "--url", &url]);
+    assert!(list.lines().nth(1).unwrap().starts_with("lobby "), "{list}");
+    assert!(stdout(&["room", "list", "--json", "--url", &url]).contains("\"lobby\""));
+    assert_eq!(stdout(&["room", "delete", "lobby", "--url", &url]), "deleted lobby\n");
+    assert_eq!(stdout(&["room", "list", "--url", &url]).lines().count(), 1);
+    let error = failure(&["room", "delete", "lobby", "--url", &url]);
+    assert!(error.contains("not_found"), "{error}");
+    let wrong = ["room", "list", "--url", &url, "--api-key", "devkey", "--api-secret", "wrong"];
+    assert!(failure(&wrong).contains("401"));
+}
+
+#[test]
+fn a_token_is_printed_alone() {
+    let token = stdout(&["token", "create", "--room", "lobby", "--identity", "alice"]);
+    let line = token.strip_suffix('\n').unwrap();
+    assert_eq!(line.split('.').count(), 3);
+    assert!(line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)), "{line}");
+}
+
+#[test]
+fn configurations_are_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    let path = path.to_str().unwrap();
+    let key = "[keys]\nmain = '0123456789abcdef0123456789abcdef'\n";
+    std::fs::write(path, format!("{}\n{key}", stdout(&["config", "example"]).replace("[keys]\n", "")))
+        .unwrap();
+    assert_eq!(stdout(&["config", "check", path]), "the configuration is good\n");
+
+    std::fs::write(path, format!("{key}[signaling.room]\nempty_timeout_s = \"soon\"\n")).unwrap();
+    for command in [&["config", "check", path][..], &["run", "--config", path]] {
+        assert_eq!(
+            failure(command),
+            format!(
+                "zynk: {path}:4:19: signaling.room.empty_timeout_s: expected an integer, 0 or more, \
+                 found a string \"soon\"\n"
+            )
+        );
+    }
+    assert!(failure(&["run"]).contains("no API key"));
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let server = Server::start();
+    let port = server.http_port().to_string();
+    let arguments =
+        ["dev", "--port", &port, "--udp-port", "0", "--ice-tcp-port", "0", "--announce", "127.0.0.1"];
+    let error = failure(&arguments);
+    assert!(error.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{error}");
+}
