@@ -52,6 +52,7 @@ use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::config::SignalingConfig;
 use crate::join::{JoinError, JoinParams};
 
+pub(crate) use leave::leave_message;
 pub(crate) use metadata::check_limits;
 use participant::Participant;
 
@@ -181,7 +182,6 @@ pub struct Room {
     rng: Pcg64,
     now: Instant,
     unix_ms: u64,
-    created_at: Instant,
     /// When the last participant left, or the room's creation; none while somebody holds it open.
     empty_since: Option<Instant>,
     ever_joined: bool,
@@ -214,7 +214,6 @@ impl Room {
             rng,
             now,
             unix_ms,
-            created_at: now,
             empty_since: Some(now),
             ever_joined: false,
             finished: false,
@@ -298,6 +297,11 @@ impl Room {
     /// Counts a webhook event that the shell had to drop.
     pub fn webhook_dropped(&mut self) {
         self.webhooks_dropped = self.webhooks_dropped.saturating_add(1);
+    }
+
+    /// How many participants are in it, hidden ones included.
+    pub fn participant_count(&self) -> usize {
+        self.participants.len()
     }
 
     /// The room's id.

@@ -35,7 +35,7 @@ impl Room {
             tracing::debug!(reason = resume.reason, "a client resumes");
             return self.handle_resume(session, params);
         }
-        if let Err(error) = self.may_join(&params) {
+        if let Err(error) = self.check_join(&params) {
             return self.outputs.push_back(RoomOutput::JoinRefused { session, error });
         }
         // The old session goes first, so that it is told before anybody sees the new one.
@@ -61,8 +61,8 @@ impl Room {
         self.occupancy_changed();
     }
 
-    /// Whether the room has a place. Agents and recorders need none.
-    pub(super) fn may_join(&self, params: &JoinParams) -> Result<(), JoinError> {
+    /// Whether a join would be accepted now: the room may be full. Agents and recorders need no place.
+    pub fn check_join(&self, params: &JoinParams) -> Result<(), JoinError> {
         let max = usize::try_from(self.settings.record.max_participants).unwrap_or(usize::MAX);
         if max == 0 || !params.counts() {
             return Ok(());

@@ -10,7 +10,7 @@ use super::participant::Participant;
 use super::{Room, RoomOutput, SessionId};
 
 /// What a client is told when its session ends.
-pub(super) fn leave_message(reason: DisconnectReason, action: Action) -> signal_response::Message {
+pub(crate) fn leave_message(reason: DisconnectReason, action: Action) -> signal_response::Message {
     signal_response::Message::Leave(livekit::LeaveRequest {
         can_reconnect: action != Action::Disconnect,
         reason: reason.into(),

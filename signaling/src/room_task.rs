@@ -1,0 +1,380 @@
+//! The task that runs one room: it waits, hands in what happened, and carries out what comes back.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+use zynk_bus::BusError;
+use zynk_protocol::{NodeAction, NodeCommand, NodeId, NodeNotice, ParticipantSid, RoomName, RoomSid, livekit};
+use zynk_store::RoomRecord;
+
+use crate::admin::{AdminError, AdminRequest, AdminResponse};
+use crate::directory::{Inner, SessionHandle, SessionPermit};
+use crate::join::{JoinError, JoinParams};
+use crate::placement;
+use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+
+/// Messages that wait for a room. When the mailbox is full, whoever sends to it waits.
+pub(crate) const MAILBOX_MAX: usize = 1_024;
+
+/// Requests of one client that wait for the room. When it is full, the client is read more slowly.
+const REQUESTS_MAX: usize = 16;
+
+/// Responses that wait for one client. When it is full, the session ends: the client may resume.
+const RESPONSES_MAX: usize = 1_024;
+
+/// How long a room waits at most when nothing is due.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// What a room is told by this process.
+pub(crate) enum RoomMessage {
+    Join {
+        params: Box<JoinParams>,
+        permit: SessionPermit,
+        reply: oneshot::Sender<Result<SessionHandle, JoinError>>,
+    },
+    CheckJoin {
+        params: Box<JoinParams>,
+        reply: oneshot::Sender<Result<(), JoinError>>,
+    },
+    Signal {
+        session: SessionId,
+        request: Box<livekit::SignalRequest>,
+    },
+    SessionClosed {
+        session: SessionId,
+    },
+    Admin {
+        request: Box<AdminRequest>,
+        reply: oneshot::Sender<Result<AdminResponse, AdminError>>,
+    },
+    Shutdown,
+}
+
+/// Runs a room from its placement to its end.
+pub(crate) async fn run(
+    inner: Arc<Inner>,
+    name: RoomName,
+    request: livekit::CreateRoomRequest,
+    mailbox: mpsc::Receiver<RoomMessage>,
+    sender: mpsc::WeakSender<RoomMessage>,
+) {
+    // Looks whether the mailbox is closed, so that it has to outlive it; also when a panic ends the task.
+    let _entry = Entry { inner: Arc::clone(&inner), name: name.clone() };
+    let mut mailbox = mailbox;
+    match RoomTask::open(Arc::clone(&inner), name, &request, sender).await {
+        Ok(mut task) => {
+            inner.metrics.rooms.inc();
+            task.run(&mut mailbox).await;
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "a room cannot be opened");
+            refuse(&mut mailbox, reason);
+        }
+    }
+}
+
+/// A room's place in the directory.
+struct Entry {
+    inner: Arc<Inner>,
+    name: RoomName,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.inner.forget_room(&self.name);
+    }
+}
+
+/// Answers everybody who waits for a room that cannot be opened.
+fn refuse(mailbox: &mut mpsc::Receiver<RoomMessage>, reason: &'static str) {
+    mailbox.close();
+    while let Ok(message) = mailbox.try_recv() {
+        match message {
+            RoomMessage::Join { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
+            RoomMessage::CheckJoin { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
+            RoomMessage::Admin { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
+            RoomMessage::Signal { .. } | RoomMessage::SessionClosed { .. } | RoomMessage::Shutdown => {}
+        }
+    }
+}
+
+struct RoomTask {
+    inner: Arc<Inner>,
+    room: Room,
+    sid: RoomSid,
+    node: NodeId,
+    notices: mpsc::Receiver<NodeNotice>,
+    mailbox: mpsc::WeakSender<RoomMessage>,
+    sessions: HashMap<SessionId, mpsc::Sender<livekit::SignalResponse>>,
+    next_session: u64,
+    replies: HashMap<ReplyId, oneshot::Sender<Result<AdminResponse, AdminError>>>,
+    next_reply: u64,
+    participants: i64,
+    /// The outcome of the join that is being handled.
+    joining: Option<Result<ParticipantSid, JoinError>>,
+    node_lost: bool,
+    finished: bool,
+}
+
+impl RoomTask {
+    async fn open(
+        inner: Arc<Inner>,
+        name: RoomName,
+        request: &livekit::CreateRoomRequest,
+        mailbox: mpsc::WeakSender<RoomMessage>,
+    ) -> Result<Self, &'static str> {
+        let nodes = inner.bus.nodes().await.map_err(|_| "the bus is not available")?;
+        let node = placement::pick_node(&nodes, &inner.config.region).ok_or("no media node")?;
+        let record = open_record(&inner, name, request).await?;
+        let sid = record.sid.clone();
+        // Before the first command, so that no notice is missed.
+        let notices =
+            inner.bus.subscribe_room(&sid).await.map_err(|_| "the bus is not available")?;
+        let settings = RoomSettings {
+            config: Arc::clone(&inner.config),
+            keys: Arc::clone(&inner.keys),
+            node: node.clone(),
+            record,
+            seed: rand::random(),
+        };
+        let room = Room::new(Instant::now(), unix_ms(), settings);
+        Ok(Self {
+            inner,
+            room,
+            sid,
+            node,
+            notices,
+            mailbox,
+            sessions: HashMap::new(),
+            next_session: 1,
+            replies: HashMap::new(),
+            next_reply: 1,
+            participants: 0,
+            joining: None,
+            node_lost: false,
+            finished: false,
+        })
+    }
+
+    async fn run(&mut self, mailbox: &mut mpsc::Receiver<RoomMessage>) {
+        self.flush().await;
+        while !self.finished {
+            let timeout = self.room.poll_timeout().unwrap_or_else(|| Instant::now() + IDLE);
+            // Wait.
+            let input = tokio::select! {
+                message = mailbox.recv() => match message {
+                    Some(message) => self.input_of(message).await,
+                    // The directory is gone, and with it everybody who could ask for the room.
+                    None => Some(RoomInput::Shutdown),
+                },
+                notice = self.notices.recv() => match notice {
+                    Some(notice) => Some(RoomInput::Node(notice.event)),
+                    None => Some(RoomInput::NodeLost),
+                },
+                () = tokio::time::sleep_until(timeout.into()) => Some(RoomInput::Timeout),
+            };
+            // Input, flush.
+            if let Some(input) = input {
+                self.handle(input);
+                self.flush().await;
+            }
+        }
+        // Those who still wait get no answer; they look for the room again, and make a new one.
+        mailbox.close();
+    }
+
+    /// Turns a message into an input; joins are handled at once, as their outcome has to be told.
+    async fn input_of(&mut self, message: RoomMessage) -> Option<RoomInput> {
+        match message {
+            RoomMessage::Join { params, permit, reply } => {
+                self.join(params, permit, reply).await;
+                None
+            }
+            RoomMessage::CheckJoin { params, reply } => {
+                drop(reply.send(self.room.check_join(&params)));
+                None
+            }
+            RoomMessage::Signal { session, request } => {
+                self.inner.metrics.requests.inc();
+                Some(RoomInput::Signal { session, request })
+            }
+            RoomMessage::SessionClosed { session } => {
+                self.sessions.remove(&session);
+                Some(RoomInput::SessionClosed { session })
+            }
+            RoomMessage::Admin { request, reply } => {
+                let id = ReplyId(self.next_reply);
+                self.next_reply += 1;
+                self.replies.insert(id, reply);
+                Some(RoomInput::Admin { reply: id, request })
+            }
+            RoomMessage::Shutdown => Some(RoomInput::Shutdown),
+        }
+    }
+
+    async fn join(
+        &mut self,
+        params: Box<JoinParams>,
+        permit: SessionPermit,
+        reply: oneshot::Sender<Result<SessionHandle, JoinError>>,
+    ) {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let (responses_in, mut responses) = mpsc::channel(RESPONSES_MAX);
+        self.sessions.insert(session, responses_in);
+        self.joining = None;
+        self.handle(RoomInput::Join { session, params });
+        self.flush().await;
+        let participant = match self.joining.take() {
+            Some(Ok(participant)) => Some(participant),
+            Some(Err(error)) => {
+                self.sessions.remove(&session);
+                return drop(reply.send(Err(error)));
+            }
+            None => None,
+        };
+        let Ok(first) = responses.try_recv() else {
+            self.sessions.remove(&session);
+            return drop(reply.send(Err(JoinError::Unavailable("the room did not answer"))));
+        };
+        let (requests, requests_out) = mpsc::channel(REQUESTS_MAX);
+        tokio::spawn(forward(session, requests_out, self.mailbox.clone(), permit));
+        // If nobody waits any more, the handle is dropped here, and the session ends by that.
+        drop(reply.send(Ok(SessionHandle { first, requests, responses, participant })));
+    }
+
+    fn handle(&mut self, input: RoomInput) {
+        let session = match &input {
+            RoomInput::Signal { session, .. } | RoomInput::Join { session, .. } => Some(*session),
+            _ => None,
+        };
+        let (now, unix_ms) = (Instant::now(), unix_ms());
+        let Some(session) = session else { return self.room.handle_input(now, unix_ms, input) };
+        // One participant's messages may cost only that participant.
+        let room = &mut self.room;
+        if catch_unwind(AssertUnwindSafe(|| room.handle_input(now, unix_ms, input))).is_err() {
+            tracing::error!(session = session.0, "handling a session failed; it is ended");
+            self.inner.metrics.session_faults.inc();
+            self.room.handle_input(now, unix_ms, RoomInput::SessionFaulted { session });
+        }
+    }
+
+    /// Carries out what the room wants.
+    async fn flush(&mut self) {
+        while let Some(output) = self.room.poll_output() {
+            match output {
+                RoomOutput::ToClient { session, response } => self.to_client(session, *response),
+                RoomOutput::CloseSession { session } => drop(self.sessions.remove(&session)),
+                RoomOutput::JoinAccepted { participant, .. } => self.joining = Some(Ok(participant)),
+                RoomOutput::JoinRefused { error, .. } => self.joining = Some(Err(error)),
+                RoomOutput::ToNode(action) => self.to_node(action).await,
+                RoomOutput::AdminReply { reply, result } => {
+                    if let Some(reply) = self.replies.remove(&reply) {
+                        drop(reply.send(result));
+                    }
+                }
+                RoomOutput::Webhook(event) => {
+                    if self.inner.webhooks.try_send(*event).is_err() {
+                        self.inner.metrics.webhooks_dropped.inc();
+                        self.room.webhook_dropped();
+                    }
+                }
+                RoomOutput::Persist(record) => {
+                    if let Err(error) = self.inner.store.put_room(&record).await {
+                        tracing::warn!(%error, "a room is not stored");
+                    }
+                }
+                RoomOutput::Finished { forget } => {
+                    self.finished = true;
+                    if forget && let Err(error) = self.inner.store.delete_room(self.room.name()).await {
+                        tracing::warn!(%error, "a room's record is not deleted");
+                    }
+                }
+            }
+        }
+        self.count_participants();
+    }
+
+    fn to_client(&mut self, session: SessionId, response: livekit::SignalResponse) {
+        let Some(responses) = self.sessions.get(&session) else { return };
+        self.inner.metrics.responses.inc();
+        if let Err(mpsc::error::TrySendError::Full(_)) = responses.try_send(response) {
+            self.inner.metrics.slow_sessions.inc();
+            self.sessions.remove(&session);
+            self.room.handle_input(Instant::now(), unix_ms(), RoomInput::SessionClosed { session });
+        }
+    }
+
+    async fn to_node(&mut self, action: NodeAction) {
+        if self.node_lost {
+            return;
+        }
+        let command = NodeCommand { room: self.sid.clone(), action };
+        match self.inner.bus.command(&self.node, command).await {
+            Ok(()) => {}
+            Err(error @ (BusError::UnknownNode { .. } | BusError::Overloaded { .. } | BusError::Closed)) => {
+                tracing::warn!(%error, "the room's media node is lost");
+                self.node_lost = true;
+                self.room.handle_input(Instant::now(), unix_ms(), RoomInput::NodeLost);
+            }
+            Err(error) => tracing::warn!(%error, "a command did not reach the media node"),
+        }
+    }
+
+    fn count_participants(&mut self) {
+        let now = i64::try_from(self.room.participant_count()).unwrap_or(i64::MAX);
+        self.inner.metrics.participants.inc_by(now - self.participants);
+        self.participants = now;
+    }
+}
+
+impl Drop for RoomTask {
+    fn drop(&mut self) {
+        self.inner.metrics.rooms.dec();
+        self.inner.metrics.participants.dec_by(self.participants);
+    }
+}
+
+/// Brings a client's requests to its room until either side is gone.
+async fn forward(
+    session: SessionId,
+    mut requests: mpsc::Receiver<livekit::SignalRequest>,
+    mailbox: mpsc::WeakSender<RoomMessage>,
+    _permit: SessionPermit,
+) {
+    while let Some(request) = requests.recv().await {
+        let Some(mailbox) = mailbox.upgrade() else { return };
+        let message = RoomMessage::Signal { session, request: Box::new(request) };
+        if mailbox.send(message).await.is_err() {
+            return;
+        }
+    }
+    if let Some(mailbox) = mailbox.upgrade() {
+        drop(mailbox.send(RoomMessage::SessionClosed { session }).await);
+    }
+}
+
+/// The stored room of this name, or a new one, with what the request sets.
+async fn open_record(
+    inner: &Inner,
+    name: RoomName,
+    request: &livekit::CreateRoomRequest,
+) -> Result<RoomRecord, &'static str> {
+    let stored = inner.store.room(&name).await.map_err(|_| "the store is not available")?;
+    let mut record = stored.unwrap_or_else(|| {
+        let mut record = RoomRecord::new(name, RoomSid::from_random(rand::random()), unix_ms());
+        placement::apply_defaults(&mut record, &inner.config.room);
+        record
+    });
+    placement::apply_create_request(&mut record, request);
+    Ok(record)
+}
+
+/// Milliseconds since 1970; 0 for a clock that is set before.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
