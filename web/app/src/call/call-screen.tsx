@@ -64,12 +64,15 @@ export function CallScreen({ call, devices, mediaDevices, link, onPreferences }:
       />
       {state.phase === 'reconnecting' && <StatusBanner mediaAlive={state.mediaAlive} />}
       {screen.on && (
-        <div className="flex flex-wrap items-center justify-center gap-x-4 gap-y-1 rounded-xl bg-accent px-4 py-1 text-sm font-medium text-on-accent">
+        <section
+          aria-label="Screen sharing"
+          className="flex flex-wrap items-center justify-center gap-x-4 gap-y-1 rounded-xl bg-accent px-4 py-1 text-sm font-medium text-on-accent"
+        >
           <span>You are sharing your screen</span>
           <button type="button" className="min-h-11 font-semibold underline underline-offset-4" onClick={toggleScreen}>
             Stop sharing
           </button>
-        </div>
+        </section>
       )}
       <main className="relative min-h-0 flex-1">
         <h1 className="sr-only">Call in {state.roomName}</h1>

@@ -29,7 +29,6 @@ export function ControlBar(props: ControlBarProps) {
   const { microphone, camera, screen, hasDevices, canShare, devicesOpen } = props;
   return (
     <footer
-      role="toolbar"
       aria-label="Call controls"
       className="flex shrink-0 items-center justify-center gap-2 py-1 sm:gap-3"
     >
