@@ -194,6 +194,8 @@ struct Client {
     link: Link,
     local: SocketAddr,
     connected: bool,
+    /// From where packets came.
+    sources: BTreeSet<SocketAddr>,
     /// First bytes of frames received, by section.
     frames: BTreeSet<(Mid, u32)>,
 }
@@ -219,7 +221,15 @@ impl Client {
     fn new(id: u64, link: Link, local: SocketAddr, candidate: Candidate) -> Self {
         let mut rtc = Rtc::builder().build(Instant::now());
         rtc.add_local_candidate(candidate);
-        Self { id: ConnectionId(id), rtc, link, local, connected: false, frames: BTreeSet::new() }
+        Self {
+            id: ConnectionId(id),
+            rtc,
+            link,
+            local,
+            connected: false,
+            sources: BTreeSet::new(),
+            frames: BTreeSet::new(),
+        }
     }
 
     fn fd(&self) -> std::os::fd::RawFd {
@@ -289,6 +299,7 @@ impl Client {
                     Err(error) => panic!("{error}"),
                 },
             };
+            self.sources.insert(source);
             for packet in packets {
                 let receive = Receive::new(proto, source, self.local, &packet).unwrap();
                 self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
@@ -381,6 +392,10 @@ async fn call(mut rig: Rig, mut publisher: Client, mut receivers: Vec<Client>, c
     for client in &clients[1..] {
         let sections: BTreeSet<Mid> = client.frames.iter().map(|(mid, _)| *mid).collect();
         assert_eq!(sections.len(), 2, "audio and video");
+    }
+    let ours = rig.sfu.announced();
+    for client in &clients {
+        assert!(client.sources.iter().all(|source| ours.contains(&source.ip())), "{:?}", client.sources);
     }
     rig
 }
