@@ -118,7 +118,10 @@ impl Directory {
     }
 
     /// Opens a room, or takes over the set fields if it is open.
-    pub async fn create_room(&self, request: livekit::CreateRoomRequest) -> Result<livekit::Room, AdminError> {
+    pub async fn create_room(
+        &self,
+        request: livekit::CreateRoomRequest,
+    ) -> Result<livekit::Room, AdminError> {
         let limits = &self.inner.config.limits;
         if request.name.is_empty() || request.name.len() > limits.room_name_bytes_max {
             return Err(AdminError::InvalidArgument("room name must have 1 to 256 bytes".into()));
@@ -322,9 +325,9 @@ impl Inner {
 
     fn permit(self: &Arc<Self>) -> Option<SessionPermit> {
         let max = self.config.limits.sessions_max;
-        let taken = self.sessions.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-            (count < max).then_some(count + 1)
-        });
+        let taken = self
+            .sessions
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| (count < max).then_some(count + 1));
         taken.ok()?;
         self.metrics.sessions.inc();
         Some(SessionPermit { inner: Arc::clone(self) })

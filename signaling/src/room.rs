@@ -153,7 +153,7 @@ pub enum RoomOutput {
     Webhook(Box<livekit::WebhookEvent>),
     /// Store what outlives the process.
     Persist(Box<RoomRecord>),
-    /// The room is over; nothing follows.
+    /// The room is over; nothing follows, except that later joins and questions are refused.
     Finished {
         /// Whether its record is of no use any more. A room that ends with the server keeps it.
         forget: bool,

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use zynk_bus::BusError;
-use zynk_protocol::{NodeAction, NodeCommand, NodeId, NodeNotice, ParticipantSid, RoomName, RoomSid, livekit};
+use zynk_protocol::{
+    NodeAction, NodeCommand, NodeId, NodeNotice, ParticipantSid, RoomName, RoomSid, livekit,
+};
 use zynk_store::RoomRecord;
 
 use crate::admin::{AdminError, AdminRequest, AdminResponse};
@@ -131,8 +133,7 @@ impl RoomTask {
         let record = open_record(&inner, name, request).await?;
         let sid = record.sid.clone();
         // Before the first command, so that no notice is missed.
-        let notices =
-            inner.bus.subscribe_room(&sid).await.map_err(|_| "the bus is not available")?;
+        let notices = inner.bus.subscribe_room(&sid).await.map_err(|_| "the bus is not available")?;
         let settings = RoomSettings {
             config: Arc::clone(&inner.config),
             keys: Arc::clone(&inner.keys),

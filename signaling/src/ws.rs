@@ -66,7 +66,14 @@ pub fn rtc_router(directory: Directory) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_headers(AllowHeaders::mirror_request())
-        .allow_methods([Method::OPTIONS, Method::HEAD, Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_methods([
+            Method::OPTIONS,
+            Method::HEAD,
+            Method::GET,
+            Method::POST,
+            Method::PATCH,
+            Method::DELETE,
+        ])
         .expose_headers(ExposeHeaders::any())
         .max_age(CORS_MAX_AGE);
     Router::new()
@@ -163,12 +170,12 @@ fn join_params(
     query: QueryResult,
     strict: bool,
 ) -> Result<JoinParams, JoinError> {
-    let Query(query) =
-        query.map_err(|error| JoinError::bad_request("query_malformed", error.body_text()))?;
+    let Query(query) = query.map_err(|error| JoinError::bad_request("query_malformed", error.body_text()))?;
     let claims = claims(directory, headers, query.access_token.as_deref())?;
     let limits = &directory.config().limits;
     let mut params = JoinParams::from_claims(claims, limits)?;
-    let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let user_agent =
+        headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let encoded = query.join_request.as_deref().filter(|encoded| !encoded.is_empty());
     match (version, encoded) {
         (_, Some(encoded)) => {

@@ -40,8 +40,9 @@ impl Room {
             AdminRequest::UpdateRoom(request) => self.admin_update_room(request),
             AdminRequest::Describe => Ok(AdminResponse::Room(self.room_info())),
             AdminRequest::DeleteRoom => {
-                self.finish(RoomEndReason::RoomEndApiDelete, DisconnectReason::RoomDeleted);
-                Ok(AdminResponse::Done)
+                let result = Ok(AdminResponse::Done);
+                self.outputs.push_back(RoomOutput::AdminReply { reply, result });
+                return self.finish(RoomEndReason::RoomEndApiDelete, DisconnectReason::RoomDeleted);
             }
         };
         self.outputs.push_back(RoomOutput::AdminReply { reply, result });

@@ -73,6 +73,12 @@ impl DataState {
         self.next
     }
 
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        assert_eq!(self.kept_bytes, self.kept.iter().map(|packet| packet.payload.len()).sum::<usize>());
+        self.kept_bytes
+    }
+
     fn keep(&mut self, at: Instant, audience: Audience, payload: Bytes) {
         let is_old = |packet: &KeptPacket| at.saturating_duration_since(packet.at) > KEPT_TIME;
         while self.kept_bytes + payload.len() > KEPT_BYTES || self.kept.front().is_some_and(is_old) {

@@ -1,1 +1,13 @@
+//! Rooms in virtual time, without a node or a client: what goes in and what comes out.
+//!
+//! Names begin with the line of `docs/livekit-compatibility.md` that the test shows.
 
+mod data;
+mod join;
+mod lifetime;
+mod publish;
+mod server_api;
+mod subscribe;
+mod world;
+
+pub(super) use world::{Peer, World};
