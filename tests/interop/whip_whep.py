@@ -158,12 +158,12 @@ async def listen(track: MediaStreamTrack) -> None:
 
 async def play(http: aiohttp.ClientSession, room: str, identity: str, publisher: str | None, stripes: bool) -> None:
     connection = RTCPeerConnection()
-    video = connection.addTransceiver("video", direction="recvonly").receiver.track
-    audio = connection.addTransceiver("audio", direction="recvonly").receiver.track
+    video = connection.addTransceiver("video", direction="recvonly").receiver
+    audio = connection.addTransceiver("audio", direction="recvonly").receiver
     session = Session(http, connection, access_token(room, identity, publish=False))
     await session.open(f"/whep/{room}" + (f"?participant={publisher}" if publisher else ""))
     say(playing=identity)
-    await asyncio.wait_for(asyncio.gather(watch(video, stripes), listen(audio)), LIMIT_S)
+    await asyncio.wait_for(asyncio.gather(watch(video.track, stripes), listen(audio.track)), LIMIT_S)
     await session.close()
 
 

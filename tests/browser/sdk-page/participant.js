@@ -26,6 +26,26 @@ window.join = async ({ url, token, codec, width = 640, height = 360, fps = 20, p
   }
 };
 
+/** Sends camera and microphone through WHIP (RFC 9725), the camera as `codec`: without livekit-client. */
+window.publishWhip = async ({ endpoint, token, codec, width = 640, height = 360, fps = 20 }) => {
+  const media = await navigator.mediaDevices.getUserMedia({ audio: true, video: { width, height, frameRate: fps } });
+  const connection = new RTCPeerConnection();
+  window.__whip = connection;
+  connection.addTransceiver(media.getAudioTracks()[0], { direction: 'sendonly' });
+  const video = connection.addTransceiver(media.getVideoTracks()[0], { direction: 'sendonly' });
+  const codecs = RTCRtpReceiver.getCapabilities('video').codecs;
+  video.setCodecPreferences(codecs.filter(({ mimeType }) => mimeType.toLowerCase() === `video/${codec}`));
+  await connection.setLocalDescription();
+  const response = await fetch(endpoint, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/sdp' },
+    body: connection.localDescription.sdp,
+  });
+  const answer = await response.text();
+  if (response.status !== 201) throw new Error(`WHIP: ${response.status} ${answer}`);
+  await connection.setRemoteDescription({ type: 'answer', sdp: answer });
+};
+
 window.sendData = (text, options) => window.__zynk.room.localParticipant.publishData(new TextEncoder().encode(text), options);
 window.receivedData = () => received;
 window.microphoneMuted = () => window.__zynk.room.localParticipant.getTrackPublication(Track.Source.Microphone)?.isMuted;
