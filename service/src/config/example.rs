@@ -16,58 +16,64 @@ pub fn example_toml<T: JsonSchema>(defaults: &Table) -> String {
     text
 }
 
-/// Keys first, then sections: in TOML a key after a section's head belongs to that section.
+/// Keys first, then lists of sections, then sections: in TOML a key belongs to the section whose head it follows.
 fn write_table(text: &mut String, root: &Schema, schema: &Json, table: &Table, path: &[&str]) {
-    let field =
-        |key: &str| resolve(root, schema.pointer(&format!("/properties/{key}")).unwrap_or(&Json::Null));
-    let mut keys = properties(schema);
+    let field = |key: &str| resolve(root, property(schema, key));
+    let rank = |key: &str| match table.get(key) {
+        Some(Value::Table(_)) => 2,
+        Some(Value::Array(items)) if items.is_empty() && entry(root, field(key).1).is_some() => 1,
+        _ => 0,
+    };
+    let mut keys: Vec<&str> = properties(schema);
     keys.extend(table.keys().map(String::as_str));
-    keys.sort_unstable();
+    keys.sort_unstable_by_key(|key| (rank(key), *key));
     keys.dedup();
-    let is_section = |key: &str| matches!(table.get(key), Some(Value::Table(_)));
-    for key in keys.iter().filter(|key| !is_section(key)) {
+    for key in keys {
         let (description, schema) = field(key);
-        write_comment(text, "# ", &description);
-        match table.get(*key) {
-            Some(Value::Array(items)) if items.is_empty() && item_example(root, schema).is_some() => {
-                let section = [path, &[key]].concat().join(".");
-                text.push_str(&format!("#[[{section}]]\n"));
-                write_item(text, root, schema);
+        write_comment(text, &description);
+        let inner_path = [path, &[key]].concat();
+        match table.get(key) {
+            Some(Value::Table(inner)) => {
+                text.push_str(&format!("[{}]\n", inner_path.join(".")));
+                if inner.is_empty() {
+                    text.push('\n');
+                }
+                write_table(text, root, schema, inner, &inner_path);
+                continue;
             }
+            Some(_) if rank(key) == 1 => write_entry(text, root, schema, &inner_path),
             Some(value) => text.push_str(&format!("#{key} = {value}\n")),
             None => text.push_str(&format!("#{key} = \"\"\n")),
         }
         text.push('\n');
     }
-    for key in keys.iter().filter(|key| is_section(key)) {
-        let Some(Value::Table(inner)) = table.get(*key) else { continue };
-        let (description, schema) = field(key);
-        let path = [path, &[key]].concat();
-        write_comment(text, "# ", &description);
-        text.push_str(&format!("[{}]\n", path.join(".")));
-        if inner.is_empty() {
-            text.push('\n');
-        }
-        write_table(text, root, schema, inner, &path);
-    }
 }
 
-/// The keys of a list's entries, with their meaning.
-fn write_item(text: &mut String, root: &Schema, schema: &Json) {
-    let Some((item, fields)) = item_example(root, schema) else { return };
-    for key in fields {
-        let (description, field) =
-            resolve(root, item.pointer(&format!("/properties/{key}")).unwrap_or(&Json::Null));
-        write_comment(text, "#   # ", &description);
-        let value = if field.get("type").and_then(Json::as_str) == Some("array") { "[]" } else { "\"\"" };
+/// One entry of a list of sections.
+fn write_entry(text: &mut String, root: &Schema, schema: &Json, path: &[&str]) {
+    text.push_str(&format!("#[[{}]]\n", path.join(".")));
+    let Some(entry) = entry(root, schema) else { return };
+    for key in properties(entry) {
+        let (description, field) = resolve(root, property(entry, key));
+        write_comment(text, &description);
+        let value = match field.get("type").and_then(Json::as_str) {
+            Some("array") => "[]",
+            Some("integer" | "number") => "0",
+            Some("boolean") => "false",
+            _ => "\"\"",
+        };
         text.push_str(&format!("#{key} = {value}\n"));
     }
 }
 
-fn item_example<'s>(root: &'s Schema, schema: &'s Json) -> Option<(&'s Json, Vec<&'s str>)> {
-    let (_, item) = resolve(root, schema.get("items")?);
-    let fields = properties(item);
-    (!fields.is_empty()).then_some((item, fields))
+/// The schema of a list's entries, if those are sections.
+fn entry<'s>(root: &'s Schema, schema: &'s Json) -> Option<&'s Json> {
+    let (_, entry) = resolve(root, schema.get("items")?);
+    (!properties(entry).is_empty()).then_some(entry)
+}
+
+fn property<'s>(schema: &'s Json, key: &str) -> &'s Json {
+    schema.get("properties").and_then(|properties| properties.get(key)).unwrap_or(&Json::Null)
 }
 
 /// The field's own description, or its type's; and its type's schema.
@@ -91,17 +97,17 @@ fn properties(schema: &Json) -> Vec<&str> {
     keys.map(|keys| keys.keys().map(String::as_str).collect()).unwrap_or_default()
 }
 
-fn write_comment(text: &mut String, prefix: &str, description: &str) {
+fn write_comment(text: &mut String, description: &str) {
     let mut line = String::new();
     for word in description.split_whitespace() {
         if !line.is_empty() && line.len() + 1 + word.len() > COMMENT_WIDTH {
-            text.push_str(&format!("{prefix}{line}\n"));
+            text.push_str(&format!("# {line}\n"));
             line.clear();
         }
         line.push_str(if line.is_empty() { "" } else { " " });
         line.push_str(word);
     }
     if !line.is_empty() {
-        text.push_str(&format!("{prefix}{line}\n"));
+        text.push_str(&format!("# {line}\n"));
     }
 }

@@ -270,9 +270,9 @@ fn the_example_has_every_key_and_changes_nothing() {
 
 # Servers.
 #[[signaling.servers]]
-#   # Its password.
+# Its password.
 #password = \"\"
-#   # Its addresses.
+# Its addresses.
 #urls = []
 
 "
