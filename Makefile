@@ -65,7 +65,7 @@ lint-web: web
 	npm run lint --prefix web --silent
 
 deny:
-	cargo deny --offline --locked --log-level error check --hide-inclusion-graph bans licenses sources
+	cargo deny --locked --log-level error check --hide-inclusion-graph bans licenses sources
 
 advisories: ## Look for known vulnerabilities (needs the network)
 	cargo deny --locked check advisories
