@@ -18,9 +18,11 @@ const FALLBACK_DURATION: Duration = Duration::from_secs(10);
 /// What to ask of the kernel for a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Bytes of receive buffer (`SO_RCVBUF`). The kernel caps it at `net.core.rmem_max`.
+    /// Bytes of receive buffer (`SO_RCVBUF`). The kernel caps it at `net.core.rmem_max` unless
+    /// the process has `CAP_NET_ADMIN`.
     pub recv_buffer_bytes: usize,
-    /// Bytes of send buffer (`SO_SNDBUF`). The kernel caps it at `net.core.wmem_max`.
+    /// Bytes of send buffer (`SO_SNDBUF`). The kernel caps it at `net.core.wmem_max` unless
+    /// the process has `CAP_NET_ADMIN`.
     pub send_buffer_bytes: usize,
 }
 
@@ -70,9 +72,7 @@ impl UdpSocket {
             io.set_only_v6(false).map_err(BindError::Socket)?;
         }
         let state = UdpSocketState::new((&io).into()).map_err(BindError::Socket)?;
-        // Too small a buffer is no reason to stay down: the caller compares and tells the operator.
-        let _ = state.set_recv_buffer_size((&io).into(), options.recv_buffer_bytes);
-        let _ = state.set_send_buffer_size((&io).into(), options.send_buffer_bytes);
+        enlarge_buffers(&io, options);
         io.bind(&address.into()).map_err(|source| BindError::Bind { address, source })?;
         let local_addr = io
             .local_addr()
@@ -134,6 +134,25 @@ impl UdpSocket {
             if let Ok(state) = UdpSocketState::new((&self.io).into()) {
                 self.state = state;
             }
+        }
+    }
+}
+
+/// Asks for the buffers; insists where the process may (`CAP_NET_ADMIN`, which root in most containers lacks).
+/// Too small a buffer is no reason to stay down: the caller compares and tells the operator.
+fn enlarge_buffers(io: &Socket, options: SocketOptions) {
+    let SocketOptions { recv_buffer_bytes: recv, send_buffer_bytes: send } = options;
+    let _ = io.set_recv_buffer_size(recv);
+    let _ = io.set_send_buffer_size(send);
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+        // What Linux grants is double what was asked for.
+        if io.recv_buffer_size().is_ok_and(|granted| granted / 2 < recv) {
+            let _ = sockopt::set_socket_recv_buffer_size_force(io, recv);
+        }
+        if io.send_buffer_size().is_ok_and(|granted| granted / 2 < send) {
+            let _ = sockopt::set_socket_send_buffer_size_force(io, send);
         }
     }
 }

@@ -268,3 +268,13 @@ fn without_offload_every_datagram_is_a_send() {
     assert!(kernel.taken.iter().all(|(_, bytes, size)| bytes.len() == 10 && size.is_none()));
     assert_eq!(batch.stats().sends, 3);
 }
+
+#[test]
+fn buffers_are_granted_or_told() {
+    let options = SocketOptions { recv_buffer_bytes: 100_000, send_buffer_bytes: 50_000 };
+    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    // Linux allows at least 212,992 bytes by default, and doubles.
+    assert!(socket.recv_buffer_bytes().unwrap() >= 100_000);
+    assert!(socket.send_buffer_bytes().unwrap() >= 50_000);
+    assert!(socket.recv_buffer_bytes().unwrap() < 1_000_000, "the option is obeyed");
+}

@@ -31,9 +31,11 @@ pub struct SfuConfig {
     /// The addresses told to clients; those of a 1:1 NAT in front of this machine, for example. Empty takes
     /// `bind`, or, if that is unspecified, loopback and the address this machine uses towards others.
     pub announce: Vec<IpAddr>,
-    /// Receive buffer of each UDP socket. The kernel caps it at `net.core.rmem_max`.
+    /// Receive buffer of each UDP socket. The kernel caps it at `net.core.rmem_max` unless the
+    /// process has CAP_NET_ADMIN.
     pub udp_recv_buffer_bytes: usize,
-    /// Send buffer of each UDP socket. The kernel caps it at `net.core.wmem_max`.
+    /// Send buffer of each UDP socket. The kernel caps it at `net.core.wmem_max` unless the
+    /// process has CAP_NET_ADMIN.
     pub udp_send_buffer_bytes: usize,
     /// Most ICE-TCP connections. Further ones are refused.
     pub tcp_connections_max: usize,

@@ -256,11 +256,16 @@ fn bind_udp(config: &SfuConfig) -> Result<Vec<UdpSocket>, SfuError> {
     let mut sockets = Vec::with_capacity(workers);
     for port in ports {
         let socket = UdpSocket::bind(SocketAddr::new(config.bind, port), options)?;
-        // Linux grants double what was asked for, if it may.
-        if socket.recv_buffer_bytes().is_ok_and(|granted| granted < config.udp_recv_buffer_bytes) {
-            tracing::info!("UDP buffers are smaller than configured: raise net.core.rmem_max and wmem_max");
-        }
         sockets.push(socket);
+    }
+    // What Linux grants is double what was asked for.
+    let granted = sockets.first().and_then(|socket| socket.recv_buffer_bytes().ok()).unwrap_or_default();
+    if granted / 2 < config.udp_recv_buffer_bytes {
+        tracing::info!(
+            granted_bytes = granted / 2,
+            configured_bytes = config.udp_recv_buffer_bytes,
+            "the UDP receive buffers are smaller than configured: raise net.core.rmem_max"
+        );
     }
     Ok(sockets)
 }

@@ -220,8 +220,10 @@ impl Worker {
                     self.udp_readable = false;
                     break;
                 }
+                // The next datagram that arrives is reported anew; until then the loop must not spin.
                 Err(error) => {
                     tracing::debug!(%error, "cannot receive datagrams");
+                    self.udp_readable = false;
                     break;
                 }
             }
