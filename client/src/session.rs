@@ -361,10 +361,8 @@ impl Session {
         }
         self.upstream_described = true;
         let upstream = &self.upstream;
-        let (ready, refused) = self.local.answered(|local| upstream.can_send(&local.mid, local.track.codec));
-        for local in ready {
-            self.event(Event::TrackReady { cid: local.track.cid, track: local.sid });
-        }
+        let refused = self.local.answered(|local| upstream.can_send(&local.mid, local.track.codec));
+        self.announce_ready_tracks();
         for cid in refused {
             self.event(Event::TrackFailed { cid, reason: "the server's answer does not take it".to_owned() });
         }
@@ -561,6 +559,15 @@ impl Session {
         Some(description("offer", made.sdp, self.offer_id))
     }
 
+    /// Tracks wait for the peer connection: what is sent before would pile up, and leave in one burst.
+    fn announce_ready_tracks(&mut self) {
+        if self.upstream.is_connected() {
+            for local in self.local.connected() {
+                self.event(Event::TrackReady { cid: local.track.cid, track: local.sid });
+            }
+        }
+    }
+
     fn map_tracks(&mut self, mids: impl Iterator<Item = (String, String)>) {
         let (begun, ended) = self.received.map(mids);
         for track in ended {
@@ -610,7 +617,7 @@ impl Session {
     fn handle_peer_event(&mut self, now: Instant, event: PeerEvent) {
         match event {
             PeerEvent::Transmit(transmit) => self.outputs.push_back(Output::Transmit(transmit)),
-            PeerEvent::Connected => {}
+            PeerEvent::Connected => self.announce_ready_tracks(),
             PeerEvent::Closed => {
                 if self.stage != Stage::Ended {
                     self.fail(now, SessionError::ConnectionLost);

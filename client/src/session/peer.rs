@@ -85,6 +85,7 @@ pub(super) struct Peer {
     mids: FxHashMap<Ssrc, Mid>,
     sending: FxHashMap<(Mid, Option<Rid>), SendState>,
     events: VecDeque<PeerEvent>,
+    connected: bool,
     closed: bool,
 }
 
@@ -113,12 +114,17 @@ impl Peer {
             mids: FxHashMap::default(),
             sending: FxHashMap::default(),
             events: VecDeque::new(),
+            connected: false,
             closed: false,
         })
     }
 
     pub(super) fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
     }
 
     pub(super) fn has_pending_offer(&self) -> bool {
@@ -350,7 +356,10 @@ impl Peer {
 
     fn handle_event(&mut self, event: RtcEvent) {
         match event {
-            RtcEvent::Connected => self.events.push_back(PeerEvent::Connected),
+            RtcEvent::Connected => {
+                self.connected = true;
+                self.events.push_back(PeerEvent::Connected);
+            }
             RtcEvent::IceConnectionStateChange(IceConnectionState::Disconnected) | RtcEvent::Closed => {
                 self.fail();
             }

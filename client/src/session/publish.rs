@@ -130,6 +130,8 @@ enum Stage {
     Accepted,
     /// It is in an offer that has not been answered.
     Offered,
+    /// It is negotiated; the peer connection is not up.
+    Negotiated,
     /// It may send.
     Ready,
 }
@@ -195,26 +197,33 @@ impl LocalTracks {
         }
     }
 
-    /// Settles the tracks of an answered offer: ready if `can_send`, gone otherwise. Returns both.
-    pub(super) fn answered(
-        &mut self,
-        can_send: impl Fn(&LocalTrack) -> bool,
-    ) -> (Vec<LocalTrack>, Vec<String>) {
-        let (mut ready, mut refused) = (Vec::new(), Vec::new());
+    /// Settles the tracks of an answered offer: those that `can_send` are negotiated, the others gone.
+    /// Returns the client ids of the others.
+    pub(super) fn answered(&mut self, can_send: impl Fn(&LocalTrack) -> bool) -> Vec<String> {
+        let mut refused = Vec::new();
         self.tracks.retain_mut(|local| {
             if local.stage != Stage::Offered {
                 return true;
             }
             if can_send(local) {
-                local.stage = Stage::Ready;
-                ready.push(local.clone());
+                local.stage = Stage::Negotiated;
                 true
             } else {
                 refused.push(local.track.cid.clone());
                 false
             }
         });
-        (ready, refused)
+        refused
+    }
+
+    /// Notes that the peer connection is up. Returns the tracks that may send from now on.
+    pub(super) fn connected(&mut self) -> Vec<LocalTrack> {
+        let negotiated = self.tracks.iter_mut().filter(|local| local.stage == Stage::Negotiated);
+        let ready = negotiated.map(|local| {
+            local.stage = Stage::Ready;
+            local.clone()
+        });
+        ready.collect()
     }
 
     /// Takes a track away.
@@ -279,9 +288,11 @@ mod tests {
         assert!(!tracks.accept("x", "TR_AM"));
         assert_eq!(tracks.to_offer().len(), 1);
         tracks.offered(&["4".to_owned()]);
+        assert!(tracks.connected().is_empty());
+        assert!(tracks.answered(|_| true).is_empty());
         assert!(tracks.ready("m").is_none());
-        let (ready, refused) = tracks.answered(|_| true);
-        assert_eq!((ready.len(), refused.len()), (1, 0));
+        assert_eq!(tracks.connected().len(), 1);
+        assert!(tracks.ready("m").is_some());
         assert_eq!(tracks.cid_of_mid("4"), Some("m"));
         tracks.remove("m");
         assert_eq!(tracks.take_stopped_mids(), ["4"]);
