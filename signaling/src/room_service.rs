@@ -69,7 +69,9 @@ pub(crate) async fn call(
                     encoding.encode(&livekit::ListParticipantsResponse { participants })
                 }
                 // As LiveKit has it: nobody is in a room that is not open.
-                Err(AdminError::NotFound(_)) => encoding.encode(&livekit::ListParticipantsResponse::default()),
+                Err(AdminError::NotFound(_)) => {
+                    encoding.encode(&livekit::ListParticipantsResponse::default())
+                }
                 other => Err(unexpected(other)),
             }
         }

@@ -253,7 +253,10 @@ impl Encoding {
     ) -> Result<M, TwirpError> {
         match self {
             Self::Json => serde_json::from_slice(body).map_err(|error| {
-                TwirpError::new(TwirpCode::Malformed, format!("the JSON request could not be decoded: {error}"))
+                TwirpError::new(
+                    TwirpCode::Malformed,
+                    format!("the JSON request could not be decoded: {error}"),
+                )
             }),
             Self::Protobuf => M::decode(body).map_err(|error| {
                 TwirpError::new(
@@ -337,7 +340,11 @@ fn bad_route(message: String) -> TwirpError {
 fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Claims, TwirpError> {
     let unauthenticated = |message: String| TwirpError::new(TwirpCode::Unauthenticated, message);
     let token = bearer_token(headers).map_err(|error| unauthenticated(error.to_string()))?;
-    state.directory.keys().verify(token, SystemTime::now()).map_err(|error| unauthenticated(error.to_string()))
+    state
+        .directory
+        .keys()
+        .verify(token, SystemTime::now())
+        .map_err(|error| unauthenticated(error.to_string()))
 }
 
 #[cfg(test)]

@@ -269,7 +269,9 @@ mod tests {
     #[test]
     fn bad_urls_are_named() {
         let keys = Arc::new(KeyRing::single("k", "s"));
-        for (url, reason) in [("ftp://example.org/", "scheme \"ftp\""), ("/hook", "relative URL without a base")] {
+        for (url, reason) in
+            [("ftp://example.org/", "scheme \"ftp\""), ("/hook", "relative URL without a base")]
+        {
             let config =
                 WebhookConfig { urls: vec!["http://example.org/".into(), url.into()], ..Default::default() };
             let error = WebhookDispatcher::new(&config, Arc::clone(&keys)).unwrap_err();

@@ -94,7 +94,8 @@ pub(crate) async fn announce_formats(request: Request, next: Next) -> Response {
     if asked {
         let headers = response.headers_mut();
         headers.insert(header::HeaderName::from_static("accept-post"), HeaderValue::from_static(SDP));
-        headers.insert(header::HeaderName::from_static("accept-patch"), HeaderValue::from_static(SDP_FRAGMENT));
+        headers
+            .insert(header::HeaderName::from_static("accept-patch"), HeaderValue::from_static(SDP_FRAGMENT));
     }
     response
 }
@@ -118,10 +119,7 @@ async fn start_publishing(
 }
 
 /// One audio and one video track: all that a client's single stream may have (RFC 9725, section 4.4.2).
-fn tracks_to_publish(
-    claims: &Claims,
-    offer: &Offer,
-) -> Result<Vec<livekit::AddTrackRequest>, Problem> {
+fn tracks_to_publish(claims: &Claims, offer: &Offer) -> Result<Vec<livekit::AddTrackRequest>, Problem> {
     let count = |kind| offer.sending.iter().filter(|section| section.kind == kind).count();
     if offer.sending.is_empty() {
         let detail = "the offer has no audio or video section in which the client would send";

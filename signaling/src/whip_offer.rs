@@ -109,7 +109,8 @@ impl SendingSection {
                     2 => &[VideoQuality::Low, VideoQuality::High],
                     _ => &[VideoQuality::Low, VideoQuality::Medium, VideoQuality::High],
                 };
-                let layer = |quality: &VideoQuality| VideoLayer { quality: (*quality).into(), ..Default::default() };
+                let layer =
+                    |quality: &VideoQuality| VideoLayer { quality: (*quality).into(), ..Default::default() };
                 request.layers = qualities.iter().map(layer).collect();
             }
         }
@@ -124,9 +125,12 @@ fn is_rejected(media: &Media) -> bool {
 
 /// Whether the client would send, and receive.
 fn direction(session: &Session, media: &Media) -> (bool, bool) {
-    for (name, sends, receives) in
-        [("sendrecv", true, true), ("sendonly", true, false), ("recvonly", false, true), ("inactive", false, false)]
-    {
+    for (name, sends, receives) in [
+        ("sendrecv", true, true),
+        ("sendonly", true, false),
+        ("recvonly", false, true),
+        ("inactive", false, false),
+    ] {
         if media.has_attribute(name) {
             return (sends, receives);
         }
@@ -172,7 +176,10 @@ mod tests {
             [i32::from(AudioTrackFeature::TfNoDtx), i32::from(AudioTrackFeature::TfStereo)]
         );
         let video = video.add_track();
-        assert_eq!((video.cid.as_str(), video.name.as_str(), video.layers.len()), ("1", "synthesized-camera", 3));
+        assert_eq!(
+            (video.cid.as_str(), video.name.as_str(), video.layers.len()),
+            ("1", "synthesized-camera", 3)
+        );
     }
 
     #[test]
@@ -207,7 +214,7 @@ mod tests {
         for (sdp, failure) in cases {
             assert_eq!(Offer::parse(&sdp), Err(failure));
         }
-        for garbage in ["", "hello", "{\"sdp\":\"v=0\"}", "v=0\r\n", "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"] {
+        for garbage in ["", "hello", "{\"sdp\":\"v=0\"}", "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"] {
             let result = Offer::parse(garbage);
             assert!(matches!(result, Err(NegotiationFailure::InvalidSdp { .. })), "{garbage:?}: {result:?}");
         }

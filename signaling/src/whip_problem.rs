@@ -80,8 +80,7 @@ impl IntoResponse for Problem {
             detail: &self.detail,
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let content_type =
-            [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
+        let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
         let mut response = (self.status, content_type, body).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -110,7 +110,10 @@ async fn one_address_gets_only_so_many_tokens() {
         }
     }
     let refused = refused.expect("an end of the allowance");
-    assert_eq!((refused.status.as_u16(), refused.json()["error"]["code"].as_str()), (429, Some("too_many_requests")));
+    assert_eq!(
+        (refused.status.as_u16(), refused.json()["error"]["code"].as_str()),
+        (429, Some("too_many_requests"))
+    );
     assert_eq!(ask_from("192.0.2.2:5000").await.status, 200);
 }
 
@@ -124,7 +127,9 @@ async fn paths_may_begin_with_two_slashes() {
 #[tokio::test]
 async fn everything_else_is_not_found() {
     let server = Server::start().await;
-    for path in ["/twirp", "/twirp/livekit.RoomService", "/whip", "/whip/v1/a/b", "/api/v1", "/api/v1/nothing"] {
+    for path in
+        ["/twirp", "/twirp/livekit.RoomService", "/whip", "/whip/v1/a/b", "/api/v1", "/api/v1/nothing"]
+    {
         assert_eq!(server.send(request("GET", path, &[], "")).await.status, 404, "{path}");
     }
 }

@@ -23,12 +23,7 @@ fn admin(room: &str) -> VideoGrants {
 
 /// Every grant, for `room`.
 fn everything(room: &str) -> VideoGrants {
-    VideoGrants {
-        room_create: true,
-        room_list: true,
-        destination_room: "elsewhere".into(),
-        ..admin(room)
-    }
+    VideoGrants { room_create: true, room_list: true, destination_room: "elsewhere".into(), ..admin(room) }
 }
 
 fn path(method: &str) -> String {
@@ -43,7 +38,8 @@ async fn call(server: &Server, token: &str, method: &str, body: &str) -> Reply {
 async fn server_with_publisher() -> (Server, Vec<String>) {
     let server = Server::start().await;
     let token = server.token("obs", VideoGrants::join("studio"));
-    let reply = server.send(authorized("POST", "/whip/studio", &token, "application/sdp", publish_offer())).await;
+    let reply =
+        server.send(authorized("POST", "/whip/studio", &token, "application/sdp", publish_offer())).await;
     assert_eq!(reply.status, 201, "{}", reply.text());
     server.node.set_state(0, ConnectionState::Connected).await;
     let token = server.token("", admin("studio"));
@@ -74,7 +70,10 @@ async fn calls_are_refused_by_the_table() {
     for (what, request) in [
         ("no token", request("POST", &list, &[("content-type", JSON)], "{}")),
         ("not bearer", request("POST", &list, &[("content-type", JSON), ("authorization", &good)], "{}")),
-        ("token in the query", request("POST", &format!("{list}?access_token={good}"), &[("content-type", JSON)], "{}")),
+        (
+            "token in the query",
+            request("POST", &format!("{list}?access_token={good}"), &[("content-type", JSON)], "{}"),
+        ),
         ("expired", authorized("POST", &list, &expired, JSON, "{}")),
         ("foreign secret", authorized("POST", &list, &foreign, JSON, "{}")),
         ("unknown key", authorized("POST", &list, &unknown, JSON, "{}")),
@@ -98,9 +97,18 @@ async fn calls_are_refused_by_the_table() {
         ("no such room", authorized("POST", &path("DeleteRoom"), &good, JSON, r#"{"room":"r"}"#)),
         (
             "nonce",
-            authorized("POST", &path("SendData"), &good, JSON, r#"{"room":"r","data":"aGk=","nonce":"AAAA"}"#),
+            authorized(
+                "POST",
+                &path("SendData"),
+                &good,
+                JSON,
+                r#"{"room":"r","data":"aGk=","nonce":"AAAA"}"#,
+            ),
         ),
-        ("rpc to nobody", authorized("POST", &path("PerformRpc"), &good, JSON, r#"{"room":"r","method":"m"}"#)),
+        (
+            "rpc to nobody",
+            authorized("POST", &path("PerformRpc"), &good, JSON, r#"{"room":"r","method":"m"}"#),
+        ),
         (
             "move without destination",
             authorized("POST", &path("MoveParticipant"), &good, JSON, r#"{"room":"r","identity":"i"}"#),
@@ -132,7 +140,10 @@ async fn calls_are_refused_by_the_table() {
     }
     let same = server.token("", VideoGrants { destination_room: "r".into(), ..admin("r") });
     let body = r#"{"room":"r","identity":"i","destinationRoom":"r"}"#;
-    lines.push_str(&format!("move to itself: {}\n", call(&server, &same, "MoveParticipant", body).await.line()));
+    lines.push_str(&format!(
+        "move to itself: {}\n",
+        call(&server, &same, "MoveParticipant", body).await.line()
+    ));
     insta::assert_snapshot!(lines);
 }
 
@@ -199,8 +210,13 @@ async fn every_method_in_every_encoding() {
     assert_eq!((created.name.as_str(), created.metadata.as_str()), ("studio", "about"));
     assert!(created.sid.starts_with("RM_") && created.turn_password.is_empty());
 
-    let listed: livekit::ListRoomsResponse =
-        in_every_encoding(&server, &token, "ListRooms", livekit::ListRoomsRequest { names: vec![room.clone()] }).await;
+    let listed: livekit::ListRoomsResponse = in_every_encoding(
+        &server,
+        &token,
+        "ListRooms",
+        livekit::ListRoomsRequest { names: vec![room.clone()] },
+    )
+    .await;
     assert_eq!(listed.rooms.iter().map(|room| &room.sid).collect::<Vec<_>>(), [&created.sid]);
 
     let participants: livekit::ListParticipantsResponse = in_every_encoding(
@@ -216,7 +232,8 @@ async fn every_method_in_every_encoding() {
         identity: identity.clone(),
         ..Default::default()
     };
-    let found: livekit::ParticipantInfo = in_every_encoding(&server, &token, "GetParticipant", one.clone()).await;
+    let found: livekit::ParticipantInfo =
+        in_every_encoding(&server, &token, "GetParticipant", one.clone()).await;
     assert_eq!(found.tracks.len(), 2);
 
     let muted: livekit::MuteRoomTrackResponse = in_every_encoding(
@@ -242,7 +259,8 @@ async fn every_method_in_every_encoding() {
     };
     // The version counts each change.
     let updated: livekit::ParticipantInfo = {
-        let reply = call(&server, &token, "UpdateParticipant", &serde_json::to_string(&updated).unwrap()).await;
+        let reply =
+            call(&server, &token, "UpdateParticipant", &serde_json::to_string(&updated).unwrap()).await;
         serde_json::from_slice(&reply.body).unwrap()
     };
     assert_eq!((updated.name.as_str(), updated.metadata.as_str()), ("OBS", "m"));
@@ -289,7 +307,8 @@ async fn every_method_in_every_encoding() {
 async fn creating_a_room_twice_updates_it() {
     let server = Server::start().await;
     let token = server.token("", everything("r"));
-    let first = call(&server, &token, "CreateRoom", r#"{"name":"r","metadata":"a","maxParticipants":3}"#).await;
+    let first =
+        call(&server, &token, "CreateRoom", r#"{"name":"r","metadata":"a","maxParticipants":3}"#).await;
     let second = call(&server, &token, "CreateRoom", r#"{"name":"r","emptyTimeout":77}"#).await;
     let (first, second) = (first.json(), second.json());
     assert_eq!(first["sid"], second["sid"]);
@@ -301,7 +320,8 @@ async fn creating_a_room_twice_updates_it() {
 async fn remote_unmute_is_off() {
     let (server, tracks) = server_with_publisher().await;
     let token = server.token("", admin("studio"));
-    let body = serde_json::json!({"room": "studio", "identity": "obs", "trackSid": tracks[0], "muted": false});
+    let body =
+        serde_json::json!({"room": "studio", "identity": "obs", "trackSid": tracks[0], "muted": false});
     let reply = call(&server, &token, "MutePublishedTrack", &body.to_string()).await;
     assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str()), (412, Some("failed_precondition")));
 }
@@ -332,10 +352,18 @@ async fn other_services_are_known_but_not_offered() {
         "/twirp/livekit.AgentDispatchService/CreateDispatch",
     ] {
         let reply = server.send(authorized("POST", path, &token, PROTOBUF, "")).await;
-        assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str()), (501, Some("unimplemented")), "{path}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.json()["code"].as_str()),
+            (501, Some("unimplemented")),
+            "{path}"
+        );
         assert_eq!(reply.header("content-type"), Some(JSON));
         let reply = server.send(authorized("POST", path, &grantless, PROTOBUF, "")).await;
-        assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str()), (401, Some("unauthenticated")), "{path}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.json()["code"].as_str()),
+            (401, Some("unauthenticated")),
+            "{path}"
+        );
         let reply = server.send(request("POST", path, &[("content-type", JSON)], "{}")).await;
         assert_eq!(reply.status, 401, "{path}");
     }
@@ -353,6 +381,7 @@ async fn browsers_may_ask_from_anywhere() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
     assert_eq!(reply.header("access-control-allow-headers"), Some("authorization,content-type"));
-    let reply = server.send(request("POST", &path("ListRooms"), &[("origin", "https://app.example")], "")).await;
+    let reply =
+        server.send(request("POST", &path("ListRooms"), &[("origin", "https://app.example")], "")).await;
     assert_eq!((reply.status.as_u16(), reply.header("access-control-allow-origin")), (401, Some("*")));
 }

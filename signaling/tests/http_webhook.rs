@@ -38,13 +38,18 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
     };
     let status = StatusCode::from_u16(status).unwrap();
     let location = HeaderValue::from_static("/elsewhere");
-    if status.is_redirection() { (status, [(header::LOCATION, location)]).into_response() } else { status.into_response() }
+    if status.is_redirection() {
+        (status, [(header::LOCATION, location)]).into_response()
+    } else {
+        status.into_response()
+    }
 }
 
 async fn receiver(script: &[u16]) -> (String, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
     let (seen, requests) = mpsc::unbounded_channel();
     let state = Receiver { script: Arc::new(Mutex::new(script.to_vec())), seen };
-    let app = Router::new().route("/hook", post(receive)).route("/elsewhere", post(receive)).with_state(state);
+    let app =
+        Router::new().route("/hook", post(receive)).route("/elsewhere", post(receive)).with_state(state);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -75,7 +80,12 @@ fn event(id: &str, room: &str) -> livekit::WebhookEvent {
         event: "room_started".into(),
         id: id.into(),
         created_at: 1_700_000_000,
-        room: Some(livekit::Room { sid: "RM_x".into(), name: room.into(), num_participants: 2, ..Default::default() }),
+        room: Some(livekit::Room {
+            sid: "RM_x".into(),
+            name: room.into(),
+            num_participants: 2,
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -181,7 +191,10 @@ async fn a_full_queue_drops_and_tells_how_many() {
     for number in 0..150 {
         sender.send(event(&format!("EV_{number}"), "studio")).await.unwrap();
     }
-    assert_eq!(serde_json::from_slice::<livekit::WebhookEvent>(&next(&mut requests).await.1).unwrap().id, "EV_first");
+    assert_eq!(
+        serde_json::from_slice::<livekit::WebhookEvent>(&next(&mut requests).await.1).unwrap().id,
+        "EV_first"
+    );
     let (_, body) = next(&mut requests).await;
     let first_waiting: livekit::WebhookEvent = serde_json::from_slice(&body).unwrap();
     assert_eq!(first_waiting.id, "EV_0");

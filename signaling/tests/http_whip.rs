@@ -100,7 +100,11 @@ async fn room_comes_from_path_or_token() {
     assert_eq!(reply.status, 201, "{}", reply.text());
     let reply = post(&server, "/whip/a%20room%2Fwith%20%E2%98%83", &token, publish_offer()).await;
     assert_eq!(reply.status, 201, "{}", reply.text());
-    assert_eq!(participants(&server, "a room/with ☃").await.len(), 1, "the second took the first one's place");
+    assert_eq!(
+        participants(&server, "a room/with ☃").await.len(),
+        1,
+        "the second took the first one's place"
+    );
 }
 
 #[tokio::test]
@@ -226,7 +230,10 @@ async fn sessions_belong_to_their_participant() {
         let foreign = server.token(who, grants);
         for method in ["PATCH", "DELETE"] {
             let reply = server.send(authorized(method, location, &foreign, FRAGMENT, TRICKLE)).await;
-            assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str()), (403, Some("not_your_session")));
+            assert_eq!(
+                (reply.status.as_u16(), reply.json()["code"].as_str()),
+                (403, Some("not_your_session"))
+            );
         }
     }
     for method in ["PATCH", "DELETE"] {
@@ -275,7 +282,11 @@ async fn posts_are_refused_by_the_table() {
     let roomless = server.token("obs", VideoGrants { room_join: true, ..Default::default() });
 
     let without = |prefix: &str| -> String {
-        publish_offer().lines().filter(|line| !line.starts_with(prefix)).map(|line| format!("{line}\r\n")).collect()
+        publish_offer()
+            .lines()
+            .filter(|line| !line.starts_with(prefix))
+            .map(|line| format!("{line}\r\n"))
+            .collect()
     };
     let huge = "v=0\r\n".repeat(300_000);
     let plain = publish_offer().replace("UDP/TLS/RTP/SAVPF", "RTP/AVP");
@@ -302,7 +313,12 @@ async fn posts_are_refused_by_the_table() {
         ("plain RTP to play", "/whep/studio", &good, play_offer().replace("UDP/TLS/RTP/SAVPF", "RTP/AVPF")),
         ("nothing to send", "/whip/studio", &good, play_offer()),
         ("nothing to receive", "/whep/studio", &good, publish_offer()),
-        ("two videos", "/whip/studio", &good, offer_sdp("-", &[(VIDEO, &["sendonly"]), (VIDEO, &["sendonly"])])),
+        (
+            "two videos",
+            "/whip/studio",
+            &good,
+            offer_sdp("-", &[(VIDEO, &["sendonly"]), (VIDEO, &["sendonly"])]),
+        ),
         ("too large", "/whip/studio", &good, huge),
         ("refused by the node", "/whip/studio", &good, publish_offer().replace("s=-", "s=refuse")),
     ];
@@ -397,18 +413,20 @@ async fn players_get_tracks_in_order_of_publication() {
         .next_back()
         .unwrap();
     assert!(open.late_binding && open.role == ConnectionRole::Single);
-    let before_offer = commands.iter().take_while(|command| {
-        !matches!(&command.action, NodeAction::RemoteOffer { connection, .. } if *connection == open.connection)
-    });
-    let subscribed: Vec<_> = before_offer
-        .filter_map(|command| match &command.action {
-            NodeAction::Subscribe(subscribe) if subscribe.connection == open.connection => {
-                Some(subscribe.track.clone())
-            }
-            _ => None,
-        })
-        .collect();
-    assert_eq!(subscribed, published, "all before the offer, zoe's first");
+    let subscribed = eventually("four subscriptions", || async {
+        let commands = server.node.commands().into_iter();
+        let tracks: Vec<_> = commands
+            .filter_map(|command| match command.action {
+                NodeAction::Subscribe(subscribe) if subscribe.connection == open.connection => {
+                    Some(subscribe.track)
+                }
+                _ => None,
+            })
+            .collect();
+        (tracks.len() == 4).then_some(tracks)
+    })
+    .await;
+    assert_eq!(subscribed, published, "zoe's first");
 
     let location = reply.header("location").unwrap();
     let reply = patch(&server, location, &token, "\"node1\"", TRICKLE).await;

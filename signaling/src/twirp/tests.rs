@@ -87,9 +87,15 @@ fn malformed_bodies_are_refused_with_their_place() {
 }
 
 #[test]
-fn deep_nesting_is_refused() {
-    let deep = format!("{{\"unknown\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(Encoding::Json.decode::<livekit::CreateRoomRequest>(deep.as_bytes()).is_err());
+fn deep_nesting_does_no_harm() {
+    let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    let ignored = format!("{{\"unknown\":{deep},\"name\":\"r\"}}");
+    assert_eq!(Encoding::Json.decode::<livekit::CreateRoomRequest>(ignored.as_bytes()).unwrap().name, "r");
+    let wrong = format!("{{\"name\":{deep}}}");
+    assert!(Encoding::Json.decode::<livekit::CreateRoomRequest>(wrong.as_bytes()).is_err());
+    // Groups may be nested in protobuf: field 15, start.
+    let groups = vec![0x7b; 1_000_000];
+    assert!(Encoding::Protobuf.decode::<livekit::CreateRoomRequest>(&groups).is_err());
 }
 
 #[test]

@@ -32,26 +32,26 @@ use zynk_store::MemoryStore;
 /// How long a condition may take to come true.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-pub struct Server {
+pub(crate) struct Server {
     router: Router,
-    pub directory: Directory,
-    pub keys: Arc<KeyRing>,
-    pub node: FakeNode,
-    pub webhooks: mpsc::Receiver<livekit::WebhookEvent>,
+    pub(crate) directory: Directory,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) node: FakeNode,
+    pub(crate) webhooks: mpsc::Receiver<livekit::WebhookEvent>,
 }
 
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(GuestConfig::default()).await
     }
 
-    pub async fn with(guests: GuestConfig) -> Self {
+    pub(crate) async fn with(guests: GuestConfig) -> Self {
         let keys = Arc::new(KeyRing::single("key", "a secret of sufficient length"));
         let config = SignalingConfig {
             ice_servers: vec![
@@ -78,41 +78,46 @@ impl Server {
         Self { router, directory, keys, node, webhooks }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Reply {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Reply { status: parts.status, headers: parts.headers, body }
     }
 
-    pub fn token(&self, identity: &str, video: VideoGrants) -> String {
+    pub(crate) fn token(&self, identity: &str, video: VideoGrants) -> String {
         let claims = Claims { video, ..Claims::for_identity(identity) };
         self.keys.sign(&claims, Duration::from_secs(600), SystemTime::now()).unwrap()
     }
 }
 
 impl Reply {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// Status, content type and body in one line.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let content_type = self.header("content-type").unwrap_or("-");
         format!("{} {content_type} {}", self.status.as_u16(), self.text())
     }
 }
 
 /// `name: value` pairs on top of a method, a path and a body.
-pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -121,7 +126,7 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: impl In
 }
 
 /// Requests with a bearer token and a content type.
-pub fn authorized(
+pub(crate) fn authorized(
     method: &str,
     path: &str,
     token: &str,
@@ -137,7 +142,10 @@ pub fn authorized(
 }
 
 /// Waits until `condition` gives something.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
     let poll = async {
         loop {
             if let Some(value) = condition().await {
@@ -151,7 +159,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condit
 
 /// Answers offers. An offer whose session name is `refuse` it refuses.
 #[derive(Clone)]
-pub struct FakeNode {
+pub(crate) struct FakeNode {
     state: Arc<Mutex<NodeState>>,
     bus: Arc<dyn Bus>,
     id: NodeId,
@@ -167,8 +175,7 @@ struct NodeState {
 impl FakeNode {
     async fn start(bus: Arc<dyn Bus>) -> Self {
         let id = NodeId::from_random(1);
-        let info =
-            NodeInfo { node: id.clone(), region: String::new(), rooms: 0, connections: 0, load: 0.0 };
+        let info = NodeInfo { node: id.clone(), region: String::new(), rooms: 0, connections: 0, load: 0.0 };
         let mut commands = bus.register_node(info).await.unwrap();
         let node = Self { state: Arc::default(), bus, id };
         let runner = node.clone();
@@ -197,23 +204,23 @@ impl FakeNode {
         }
     }
 
-    pub async fn notify(&self, room: &RoomSid, event: NodeEvent) {
+    pub(crate) async fn notify(&self, room: &RoomSid, event: NodeEvent) {
         let notice = NodeNotice { node: self.id.clone(), room: room.clone(), event };
         self.bus.notify(notice).await.unwrap();
     }
 
     /// Everything it was told so far.
-    pub fn commands(&self) -> Vec<NodeCommand> {
+    pub(crate) fn commands(&self) -> Vec<NodeCommand> {
         self.state.lock().unwrap().commands.clone()
     }
 
     /// Waits for a command that `pick` picks.
-    pub async fn told<T>(&self, what: &str, pick: impl Fn(&NodeCommand) -> Option<T>) -> T {
+    pub(crate) async fn told<T>(&self, what: &str, pick: impl Fn(&NodeCommand) -> Option<T>) -> T {
         eventually(what, || async { self.commands().iter().find_map(&pick) }).await
     }
 
     /// The connections opened so far, with their rooms, in order.
-    pub fn connections(&self) -> Vec<(RoomSid, ConnectionId)> {
+    pub(crate) fn connections(&self) -> Vec<(RoomSid, ConnectionId)> {
         let opened = |command: NodeCommand| match command.action {
             NodeAction::OpenConnection(open) => Some((command.room, open.connection)),
             _ => None,
@@ -222,7 +229,7 @@ impl FakeNode {
     }
 
     /// Reports a state of the connection that was opened `index`th.
-    pub async fn set_state(&self, index: usize, state: ConnectionState) {
+    pub(crate) async fn set_state(&self, index: usize, state: ConnectionState) {
         let (room, connection) = self.connections()[index].clone();
         self.notify(&room, NodeEvent::ConnectionState { connection, state }).await;
     }
@@ -283,7 +290,7 @@ fn answer_sdp(offer: &str, generation: u32) -> String {
 }
 
 /// An offer with these media sections, each `(m-line, attributes)`; mids count from 0.
-pub fn offer_sdp(name: &str, sections: &[(&str, &[&str])]) -> String {
+pub(crate) fn offer_sdp(name: &str, sections: &[(&str, &[&str])]) -> String {
     let mut sdp = format!("v=0\r\no=- 5 2 IN IP4 127.0.0.1\r\ns={name}\r\nt=0 0\r\n");
     for (index, (media, attributes)) in sections.iter().enumerate() {
         write!(
@@ -301,15 +308,15 @@ pub fn offer_sdp(name: &str, sections: &[(&str, &[&str])]) -> String {
     sdp
 }
 
-pub const AUDIO: &str = "audio 9 UDP/TLS/RTP/SAVPF 111";
-pub const VIDEO: &str = "video 9 UDP/TLS/RTP/SAVPF 96";
+pub(crate) const AUDIO: &str = "audio 9 UDP/TLS/RTP/SAVPF 111";
+pub(crate) const VIDEO: &str = "video 9 UDP/TLS/RTP/SAVPF 96";
 
 /// What a WHIP client offers: one audio and one video section.
-pub fn publish_offer() -> String {
+pub(crate) fn publish_offer() -> String {
     offer_sdp("-", &[(AUDIO, &["sendonly", "msid:s mic"]), (VIDEO, &["sendonly", "msid:s cam"])])
 }
 
 /// What a WHEP client offers: one audio and one video section.
-pub fn play_offer() -> String {
+pub(crate) fn play_offer() -> String {
     offer_sdp("-", &[(AUDIO, &["recvonly"]), (VIDEO, &["recvonly"])])
 }
