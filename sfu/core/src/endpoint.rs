@@ -14,6 +14,7 @@ use zynk_protocol::{
 
 use crate::{
     connection::{Connection, Credentials, Mid},
+    rewriter::Rewriter,
     shard::{SubscriptionKey, TrackKey},
 };
 
@@ -93,7 +94,7 @@ pub(crate) struct Negotiation {
 }
 
 /// One media section.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) mid: Mid,
     pub(crate) name: String,
@@ -109,6 +110,9 @@ pub(crate) struct Section {
     pub(crate) announced: Option<ExpectedTrack>,
     /// The subscription that we send here.
     pub(crate) subscription: Option<SubscriptionKey>,
+    /// Where its outgoing numbers stopped, while no subscription carries them on. A section keeps its SSRC, and
+    /// a receiver drops packets whose numbers go back (RFC 3711, section 3.3.2).
+    pub(crate) rewriter: Option<Rewriter>,
     /// Both sides agreed that it carries nothing to the client: it can be given to another track.
     pub(crate) reusable: bool,
 }
@@ -126,6 +130,7 @@ impl Section {
             track: None,
             announced: None,
             subscription: None,
+            rewriter: None,
             reusable: false,
         }
     }

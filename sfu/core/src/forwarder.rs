@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use rand::Rng;
 use zynk_protocol::{MediaKind, SubscriptionSettings, TrackSid};
 
 use crate::{
@@ -47,10 +46,8 @@ impl Subscription {
         track: TrackSid,
         stream_id: String,
         settings: SubscriptionSettings,
-        random: &mut impl Rng,
     ) -> Self {
-        let forwarder =
-            Forwarder { selector: Selector::default(), rewriter: Rewriter::new(random), output: None };
+        let forwarder = Forwarder { selector: Selector::default(), rewriter: None, output: None };
         Self { subscriber, track, source: None, stream_id, settings, mid: None, negotiated: false, forwarder }
     }
 
@@ -62,12 +59,22 @@ impl Subscription {
         self.settings = settings;
     }
 
-    /// Puts the subscription on a section, or takes it off.
-    pub(crate) fn assign(&mut self, mid: Option<Mid>) {
-        self.mid = mid;
+    /// Puts the subscription on a section, whose numbers it goes on with.
+    pub(crate) fn assign(&mut self, mid: Mid, rewriter: Rewriter) {
+        self.mid = Some(mid);
+        self.negotiated = false;
+        self.forwarder.output = None;
+        self.forwarder.rewriter = Some(rewriter);
+        self.forwarder.restart();
+    }
+
+    /// Takes the subscription off its section, and returns what the section's next one needs.
+    pub(crate) fn take_off(&mut self) -> Option<Rewriter> {
+        self.mid = None;
         self.negotiated = false;
         self.forwarder.output = None;
         self.forwarder.restart();
+        self.forwarder.rewriter.take()
     }
 
     /// Whether packets may flow at all.
@@ -96,7 +103,7 @@ impl Subscription {
         let keyframe = self.forwarder.selector.wants(target).then_some(target);
         match selection {
             Selection::Forward => {}
-            Selection::Switch => self.forwarder.rewriter.switch(),
+            Selection::Switch => self.forwarder.switch(),
             Selection::Drop => return Forwarded { keyframe, ..Forwarded::default() },
         }
         match self.forwarder.send(now, kind, mid, packet, connection) {
@@ -109,7 +116,8 @@ impl Subscription {
 #[derive(Debug)]
 struct Forwarder {
     selector: Selector,
-    rewriter: Rewriter,
+    /// The section's, as long as there is one.
+    rewriter: Option<Rewriter>,
     output: Option<OutputFormat>,
 }
 
@@ -125,7 +133,13 @@ struct OutputFormat {
 impl Forwarder {
     fn restart(&mut self) {
         self.selector.reset();
-        self.rewriter.switch();
+        self.switch();
+    }
+
+    fn switch(&mut self) {
+        if let Some(rewriter) = &mut self.rewriter {
+            rewriter.switch();
+        }
     }
 
     /// Hands a packet over. None if its codec is not accepted, false if it comes before the source's start.
@@ -146,7 +160,8 @@ impl Forwarder {
             }
         };
         let vp8 = (packet.format.codec == Codec::Vp8).then(|| Vp8Ids::of(&packet.payload)).flatten();
-        let Some(numbers) = self.rewriter.rewrite(now, packet, vp8) else { return Some(false) };
+        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.rewrite(now, packet, vp8));
+        let Some(numbers) = numbers else { return Some(false) };
         let payload = match output.unwrap_red {
             true => match red_primary(&packet.payload) {
                 Some(primary) => primary,

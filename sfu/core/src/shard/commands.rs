@@ -179,8 +179,7 @@ impl Shard {
             return;
         }
         let settings = endpoint.early_settings.remove(&subscribe.track).unwrap_or(subscribe.settings);
-        let subscription =
-            Subscription::new(key, subscribe.track.clone(), subscribe.stream_id, settings, &mut self.random);
+        let subscription = Subscription::new(key, subscribe.track.clone(), subscribe.stream_id, settings);
         let subscription_key = SubscriptionKey(self.subscriptions.insert(subscription));
         endpoint.subscriptions.insert(subscribe.track.clone(), subscription_key);
         endpoint.order.push(subscription_key);

@@ -7,9 +7,10 @@ use zynk_protocol::{
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, commands::NEGOTIATION_DELAY};
 use crate::{
-    connection::{Connection, Credentials, OfferChanges, Rid},
+    connection::{Connection, Credentials, Mid, OfferChanges, Rid},
     demux::draw_credentials,
     endpoint::{Endpoint, Section},
+    rewriter::Rewriter,
     sdp::{self, LocalSection, RemoteDescription, SECTIONS_MAX, SectionRole},
     track::{Encoding, Track},
 };
@@ -90,7 +91,7 @@ impl Shard {
                 section.announced = None;
             }
             if !remote.receives {
-                released.extend(section.subscription.take());
+                released.extend(section.subscription.take().map(|subscription| (section.mid, subscription)));
             }
             section.client_sends = remote.sends;
             section.client_receives = remote.receives;
@@ -100,10 +101,8 @@ impl Shard {
         for track in stopped {
             self.stop_track(track, Some(EndReason::Unpublished));
         }
-        for subscription in released {
-            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                subscription.assign(None);
-            }
+        for (mid, subscription) in released {
+            self.take_off(key, mid, subscription);
         }
     }
 
@@ -194,17 +193,24 @@ impl Shard {
     /// Takes a subscription off its section, and tells the client in the next negotiation.
     pub(super) fn release_section(&mut self, key: SubscriptionKey) {
         let at = self.now + NEGOTIATION_DELAY;
-        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
-        if subscription.mid.is_none() {
-            return;
-        }
-        subscription.assign(None);
-        let Some(endpoint) = self.endpoints.get_mut(subscription.subscriber.0) else { return };
-        for section in endpoint.sections.iter_mut().filter(|section| section.subscription == Some(key)) {
-            section.subscription = None;
-        }
+        let Some(subscription) = self.subscriptions.get(key.0) else { return };
+        let Some(mid) = subscription.mid else { return };
+        let subscriber = subscription.subscriber;
+        self.take_off(subscriber, mid, key);
+        let Some(endpoint) = self.endpoints.get_mut(subscriber.0) else { return };
         if !endpoint.late_binding {
             endpoint.negotiate_soon(at);
+        }
+    }
+
+    /// Parts a subscription and its section, which keeps the numbers of what it sent.
+    fn take_off(&mut self, endpoint: EndpointKey, mid: Mid, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        let rewriter = subscription.take_off();
+        let Some(endpoint) = self.endpoints.get_mut(endpoint.0) else { return };
+        if let Some(section) = endpoint.section(mid) {
+            section.subscription = None;
+            section.rewriter = rewriter;
         }
     }
 
@@ -221,9 +227,9 @@ impl Shard {
             let Some(index) = endpoint.sections.iter().position(may_send) else { continue };
             let Some(section) = endpoint.sections.get_mut(index) else { continue };
             section.subscription = Some(subscription_key);
-            let mid = section.mid;
+            let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
             if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
-                subscription.assign(Some(mid));
+                subscription.assign(section.mid, rewriter);
             }
         }
     }
@@ -329,8 +335,9 @@ impl Shard {
                 section.subscription = Some(subscription);
                 section.reusable = false;
                 changes.directions.push((section.mid, true));
+                let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
                 if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                    subscription.assign(Some(section.mid));
+                    subscription.assign(section.mid, rewriter);
                 }
             } else if endpoint.sections.len() + changes.sections.len() < SECTIONS_MAX {
                 changes.sections.push(kind);
@@ -354,7 +361,7 @@ impl Shard {
             section.subscription = Some(subscription);
             endpoint.sections.push(section);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                subscription.assign(Some(*mid));
+                subscription.assign(*mid, Rewriter::new(&mut self.random));
             }
         }
         endpoint.negotiation.last_offer_id += 1;

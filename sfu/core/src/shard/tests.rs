@@ -276,6 +276,23 @@ fn late_binding_fills_a_section_without_another_negotiation() {
 }
 
 #[test]
+fn a_section_goes_on_with_its_numbers_under_the_next_subscription() {
+    let mut rig = with_publisher();
+    rig.open(BOB, ConnectionRole::Single, false);
+    let mut numbers = Vec::new();
+    for round in 0..4 {
+        rig.subscribe(BOB, "TR_video");
+        rig.offer(BOB, round, &["video recvonly"]);
+        let (_, subscription) = rig.shard.subscriptions.iter().next().unwrap();
+        let state = format!("{subscription:?}");
+        numbers.push(state.split_once("next_sequence: ").unwrap().1.split_once(',').unwrap().0.to_owned());
+        let track = "TR_video".parse().unwrap();
+        rig.command(NodeAction::Unsubscribe { connection: BOB, track });
+    }
+    assert!(numbers.iter().all(|number| *number == numbers[0]), "{numbers:?}");
+}
+
+#[test]
 fn settings_that_come_before_the_subscription_are_kept() {
     let mut rig = with_publisher();
     rig.open(BOB, ConnectionRole::Single, false);
