@@ -24,7 +24,15 @@ export const Tile = memo(function Tile({ person, frozen }: TileProps) {
       aria-label={`${name}${isLocal ? ' (you)' : ''}${speaking ? ', speaking' : ''}`}
       className={`avatar-tile ${hueClass(identity)} [container-type:size] relative size-full overflow-hidden rounded-2xl text-white`}
     >
-      {camera ? (
+      {/* Also behind the picture, so that there is somebody to see until its first frame. */}
+      <div className="absolute inset-0 grid place-items-center pb-[8cqh]">
+        <Avatar
+          identity={identity}
+          name={name}
+          className="size-[clamp(2rem,42cqmin,8rem)] text-[clamp(0.875rem,16cqmin,3rem)]"
+        />
+      </div>
+      {camera && (
         <VideoView
           track={camera.track}
           mirrored={isLocal}
@@ -32,14 +40,6 @@ export const Tile = memo(function Tile({ person, frozen }: TileProps) {
           frozen={frozen}
           onFirstFrame={isLocal ? undefined : markFirstFrame}
         />
-      ) : (
-        <div className="absolute inset-0 grid place-items-center pb-[8cqh]">
-          <Avatar
-            identity={identity}
-            name={name}
-            className="size-[clamp(2rem,42cqmin,8rem)] text-[clamp(0.875rem,16cqmin,3rem)]"
-          />
-        </div>
       )}
       {camera?.paused && <PausedNote />}
       <div className="absolute inset-x-2 bottom-2 flex">

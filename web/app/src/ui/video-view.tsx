@@ -1,5 +1,5 @@
 import type { Picture } from '@zynk/core';
-import { useEffect, useLayoutEffect, useRef, useState } from 'react';
+import { useEffect, useRef, useState } from 'react';
 
 export interface VideoViewProps {
   track: Picture['track'];
@@ -7,7 +7,7 @@ export interface VideoViewProps {
   mirrored?: boolean;
   /** `contain` shows all of the picture; `auto` fills the box unless that would cut off too much. */
   fit: 'contain' | 'auto';
-  /** Keeps the newest frame while the connection is rebuilt. */
+  /** Shows a recent frame in place of the track. Left out where the picture cannot be lost. */
   frozen?: boolean;
   onFirstFrame?: () => void;
   testId?: string;
@@ -16,6 +16,13 @@ export interface VideoViewProps {
 
 /** More than this share of the picture is never cut off to fill a tile. */
 const CROP_MAX = 0.45;
+/**
+ * How often a frame is set aside. The SDK empties the video element in the same moment in which it tells
+ * that the connection has to be rebuilt, so a frame taken then comes too late.
+ */
+const KEEP_MS = 1_000;
+/** Frames set aside are at most this wide. */
+const KEPT_WIDTH_MAX = 640;
 /** A frame kept over a reconnect gives way at the latest now, even if no new one has come. */
 const HOLD_MS_MAX = 5_000;
 
@@ -24,7 +31,9 @@ export function VideoView({ track, mirrored, fit, frozen, onFirstFrame, testId, 
   const video = useRef<HTMLVideoElement>(null);
   const still = useRef<HTMLCanvasElement>(null);
   const [cover, setCover] = useState(fit === 'auto');
+  // Outlasts `frozen` until there is a new picture to show.
   const [held, setHeld] = useState(false);
+  if (frozen && !held) setHeld(true);
 
   useEffect(() => {
     const element = video.current;
@@ -56,13 +65,24 @@ export function VideoView({ track, mirrored, fit, frozen, onFirstFrame, testId, 
     };
   }, [fit]);
 
-  useLayoutEffect(() => {
+  const canFreeze = frozen !== undefined;
+  useEffect(() => {
     const element = video.current;
-    if (!element) return;
-    if (frozen) {
-      if (copyFrame(element, still.current)) setHeld(true);
-      return;
-    }
+    if (!element || !canFreeze || frozen) return;
+    let cancelFrame = () => {};
+    const timer = setInterval(() => {
+      cancelFrame();
+      cancelFrame = whenNextFrame(element, () => copyFrame(element, still.current));
+    }, KEEP_MS);
+    return () => {
+      clearInterval(timer);
+      cancelFrame();
+    };
+  }, [track, frozen, canFreeze]);
+
+  useEffect(() => {
+    const element = video.current;
+    if (!element || frozen) return;
     const release = () => setHeld(false);
     const timer = setTimeout(release, HOLD_MS_MAX);
     const cancel = whenNextFrame(element, release);
@@ -90,13 +110,13 @@ function cropShare(element: HTMLVideoElement): number {
   return 1 - Math.min(picture, box) / Math.max(picture, box);
 }
 
-function copyFrame(element: HTMLVideoElement, canvas: HTMLCanvasElement | null): boolean {
+function copyFrame(element: HTMLVideoElement, canvas: HTMLCanvasElement | null): void {
   const context = canvas?.getContext('2d');
-  if (!canvas || !context || element.videoWidth === 0) return false;
-  canvas.width = element.videoWidth;
-  canvas.height = element.videoHeight;
-  context.drawImage(element, 0, 0);
-  return true;
+  if (!canvas || !context || element.videoWidth === 0) return;
+  const scale = Math.min(1, KEPT_WIDTH_MAX / element.videoWidth);
+  canvas.width = Math.round(element.videoWidth * scale);
+  canvas.height = Math.round(element.videoHeight * scale);
+  context.drawImage(element, 0, 0, canvas.width, canvas.height);
 }
 
 /** Calls back once, when a frame has been presented. Returns the function that calls it off. */

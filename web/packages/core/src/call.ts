@@ -5,7 +5,9 @@ import {
   type DisconnectReason,
   LivekitError,
   type LocalTrack,
+  LogLevel,
   Room,
+  setLogLevel,
   RoomEvent,
   type RoomOptions,
   Track,
@@ -72,6 +74,8 @@ export interface CallHandle {
   notify(text: string): void;
   leave(): Promise<void>;
 }
+
+setLogLevel(LogLevel.warn);
 
 type SwitchName = 'microphone' | 'camera' | 'screen';
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { fitGrid, GRID_DEFAULTS } from '../src';
+import { ASPECT_MAX, aspectMin, fitGrid, GRID_DEFAULTS } from '../src';
 
 describe('grid', () => {
   it('gives one person the whole of a wide area', () => {
@@ -11,6 +11,10 @@ describe('grid', () => {
     expect(fitGrid(2, { width: 1264, height: 640 }).columns).toBe(2);
   });
 
+  it('puts three people in two rows rather than cutting their pictures to strips', () => {
+    expect(fitGrid(3, { width: 1264, height: 668 })).toMatchObject({ columns: 2, rows: 2 });
+  });
+
   it('never leaves the area, overlaps or bends tiles', () => {
     for (const [width, height] of [[344, 600], [1264, 640], [800, 300], [2500, 1300]] as const) {
       for (let count = 1; count <= 60; count++) {
@@ -20,8 +24,8 @@ describe('grid', () => {
         expect(columns * tileWidth + (columns - 1) * GRID_DEFAULTS.gap).toBeLessThanOrEqual(width);
         if (layout.scrolls) continue;
         expect(rows * tileHeight + (rows - 1) * GRID_DEFAULTS.gap).toBeLessThanOrEqual(height);
-        expect(tileWidth / tileHeight).toBeGreaterThan(GRID_DEFAULTS.aspectMin - 0.02);
-        expect(tileWidth / tileHeight).toBeLessThan(GRID_DEFAULTS.aspectMax + 0.02);
+        expect(tileWidth / tileHeight).toBeGreaterThan(aspectMin(count, { width, height }) - 0.02);
+        expect(tileWidth / tileHeight).toBeLessThan(ASPECT_MAX + 0.02);
       }
     }
   });
