@@ -5,9 +5,7 @@ import {
   type DisconnectReason,
   LivekitError,
   type LocalTrack,
-  LogLevel,
   Room,
-  setLogLevel,
   RoomEvent,
   type RoomOptions,
   Track,
@@ -74,8 +72,6 @@ export interface CallHandle {
   notify(text: string): void;
   leave(): Promise<void>;
 }
-
-setLogLevel(LogLevel.warn);
 
 type SwitchName = 'microphone' | 'camera' | 'screen';
 
