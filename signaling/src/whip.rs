@@ -38,6 +38,10 @@ use crate::{
 const SDP: &str = "application/sdp";
 const SDP_FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 
+/// Headers that say which types are taken, in lower case.
+const ACCEPT_POST: &str = "accept-post";
+const ACCEPT_PATCH: &str = "accept-patch";
+
 /// The version of LiveKit's signal protocol that sessions here understand.
 const SIGNAL_PROTOCOL: i32 = 17;
 
@@ -93,9 +97,8 @@ pub(crate) async fn announce_formats(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if asked {
         let headers = response.headers_mut();
-        headers.insert(header::HeaderName::from_static("accept-post"), HeaderValue::from_static(SDP));
-        headers
-            .insert(header::HeaderName::from_static("accept-patch"), HeaderValue::from_static(SDP_FRAGMENT));
+        headers.insert(header::HeaderName::from_static(ACCEPT_POST), HeaderValue::from_static(SDP));
+        headers.insert(header::HeaderName::from_static(ACCEPT_PATCH), HeaderValue::from_static(SDP_FRAGMENT));
     }
     response
 }
@@ -201,7 +204,7 @@ pub(crate) fn join_params(state: &ApiState, claims: Claims, offer: &str) -> Resu
 /// The body of a POST, as text and as read.
 pub(crate) async fn read_offer(headers: &HeaderMap, body: Body) -> Result<(String, Offer), Problem> {
     if media_type(headers).as_deref() != Some(SDP) {
-        return Err(Problem::media_type(SDP));
+        return Err(Problem::media_type(ACCEPT_POST, SDP));
     }
     if !accepts_sdp(headers) {
         let detail = "the answer is of type application/sdp, which the header Accept does not allow";
@@ -297,7 +300,7 @@ async fn patch_session(
 ) -> Result<Response, Problem> {
     let session = find_session(state, resource, headers)?;
     if media_type(headers).as_deref() != Some(SDP_FRAGMENT) {
-        return Err(Problem::media_type(SDP_FRAGMENT));
+        return Err(Problem::media_type(ACCEPT_PATCH, SDP_FRAGMENT));
     }
     let condition = if_match(headers)?;
     let body = read_body(body, FRAGMENT_BYTES_MAX).await?;

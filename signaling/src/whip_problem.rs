@@ -49,10 +49,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "session_not_found", "there is no such session, or it has ended")
     }
 
-    /// The body has another type than the one that is taken here.
-    pub(crate) fn media_type(expected: &'static str) -> Self {
+    /// The body has another type than the one that is taken here; `accept` is the header that says which
+    /// (`accept-post` or `accept-patch`).
+    pub(crate) fn media_type(accept: &'static str, expected: &'static str) -> Self {
         let detail = format!("the content type must be {expected}");
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        let header = Some((HeaderName::from_static(accept), expected));
+        Self { header, ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail) }
     }
 
     /// May be tried again.

@@ -147,6 +147,40 @@ async fn calls_are_refused_by_the_table() {
     insta::assert_snapshot!(lines);
 }
 
+/// T10: every method wants a token, and one with the grant.
+#[tokio::test]
+async fn t10_every_method_is_authenticated() {
+    let server = Server::start().await;
+    let grantless = server.token("x", VideoGrants::join("r"));
+    for method in [
+        "CreateRoom",
+        "ListRooms",
+        "DeleteRoom",
+        "ListParticipants",
+        "GetParticipant",
+        "RemoveParticipant",
+        "MutePublishedTrack",
+        "UpdateParticipant",
+        "UpdateSubscriptions",
+        "SendData",
+        "UpdateRoomMetadata",
+        "ForwardParticipant",
+        "MoveParticipant",
+        "PerformRpc",
+    ] {
+        let body = r#"{"room":"r","name":"r","identity":"i"}"#;
+        let unknown = server.send(request("POST", &path(method), &[("content-type", JSON)], body)).await;
+        let known = call(&server, &grantless, method, body).await;
+        for (reply, what) in [(unknown, "no token"), (known, "permissions denied")] {
+            assert_eq!(reply.status, 401, "{method}");
+            let json = reply.json();
+            assert_eq!(json["code"], "unauthenticated");
+            assert!(json["msg"].as_str().unwrap().starts_with(what), "{method}: {json}");
+        }
+    }
+    assert_eq!(server.node.commands(), []);
+}
+
 #[tokio::test]
 async fn nothing_of_a_body_is_read_before_the_caller_is_known() {
     let server = Server::start().await;

@@ -176,6 +176,7 @@ async fn patches_are_refused_by_the_table() {
         lines.push_str(&format!("{what}: {}\n", reply.line()));
     }
     let reply = server.send(authorized("PATCH", location, &token, SDP, TRICKLE)).await;
+    assert_eq!(reply.header("accept-patch"), Some(FRAGMENT));
     lines.push_str(&format!("content type: {}\n", reply.line()));
     let reply = patch(&server, "/whip/v1/nothing", &token, etag, TRICKLE).await;
     lines.push_str(&format!("unknown session: {}\n", reply.line()));
@@ -347,10 +348,68 @@ async fn posts_are_refused_by_the_table() {
         rooms.iter().all(|room| room.num_participants == 0).then_some(())
     })
     .await;
+    let reply = server.send(authorized("POST", "/whip/studio", &good, FRAGMENT, publish_offer())).await;
+    assert_eq!((reply.status.as_u16(), reply.header("accept-post")), (415, Some(SDP)));
     // Content types may have parameters.
     let content_type = "Application/SDP; charset=utf-8";
     let reply = server.send(authorized("POST", "/whip/studio", &good, content_type, publish_offer())).await;
     assert_eq!(reply.status, 201);
+}
+
+/// T10: no endpoint does anything for somebody unknown.
+#[tokio::test]
+async fn t10_nothing_without_a_token() {
+    let server = Server::start().await;
+    for (method, path) in [
+        ("POST", "/whip/v1"),
+        ("POST", "/whip/studio"),
+        ("PATCH", "/whip/v1/x"),
+        ("DELETE", "/whip/v1/x"),
+        ("POST", "/whep/v1"),
+        ("POST", "/whep/studio"),
+        ("PATCH", "/whep/v1/x"),
+        ("DELETE", "/whep/v1/x"),
+    ] {
+        for content_type in [SDP, FRAGMENT, ""] {
+            let headers = [("content-type", content_type), ("if-match", "*")];
+            let reply = server.send(request(method, path, &headers, publish_offer())).await;
+            assert_eq!(
+                (reply.status.as_u16(), reply.json()["code"].as_str()),
+                (401, Some("token_missing")),
+                "{path}"
+            );
+        }
+    }
+    assert_eq!(server.node.commands(), []);
+}
+
+/// T15: of two tokens, neither counts.
+#[tokio::test]
+async fn t15_repeated_headers_do_not_change_identity() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.token("alice", join("studio")), server.token("bob", join("studio")));
+    let (alice, bob) = (format!("Bearer {alice}"), format!("Bearer {bob}"));
+    let headers = [("authorization", alice.as_str()), ("Authorization", &bob), ("content-type", SDP)];
+    let reply = server.send(request("POST", "/whip/studio", &headers, publish_offer())).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.json()["code"].as_str()),
+        (401, Some("authorization_malformed"))
+    );
+    for query in ["identity=bob&identity=eve", "identity=bob%00", "participant"] {
+        let path = format!("/whip/studio?{query}");
+        let headers = [("authorization", alice.as_str()), ("content-type", SDP)];
+        let reply = server.send(request("POST", &path, &headers, publish_offer())).await;
+        assert!(matches!(reply.status.as_u16(), 400 | 403 | 201), "{query}: {}", reply.line());
+        let expected = if reply.status == 201 { vec!["alice".to_owned()] } else { Vec::new() };
+        let present =
+            match server.directory.admin(&RoomName::new("studio"), AdminRequest::ListParticipants).await {
+                Ok(AdminResponse::Participants(participants)) => {
+                    participants.into_iter().map(|p| p.identity).collect()
+                }
+                _ => Vec::new(),
+            };
+        assert_eq!(present, expected, "{query}");
+    }
 }
 
 #[tokio::test]
