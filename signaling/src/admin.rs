@@ -5,6 +5,7 @@ use zynk_protocol::{Identity, livekit};
 /// A request of the server API to one room.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "boxed wherever it waits")]
 pub enum AdminRequest {
     /// Everybody in the room, hidden participants included. Answered by [`AdminResponse::Participants`].
     ListParticipants,

@@ -65,14 +65,16 @@ pub(crate) struct SessionPermit {
 ///
 /// The session ends when `responses` ends; dropping the handle (or `requests`) is the loss of the signal
 /// connection. WebSocket sessions may then be resumed; sessions that are not resumable leave at once.
+///
+/// Messages are boxed: channels set room for 32 of them aside, and most sessions are idle.
 #[derive(Debug)]
 pub struct SessionHandle {
     /// What the client is to be sent first: Join, or Reconnect or Leave after a resume.
     pub first: livekit::SignalResponse,
     /// Requests of the client. A full channel blocks the sender: the client is read more slowly.
-    pub requests: mpsc::Sender<livekit::SignalRequest>,
+    pub requests: mpsc::Sender<Box<livekit::SignalRequest>>,
     /// Responses to the client. When it is full, the room ends the session: slow clients do not slow others.
-    pub responses: mpsc::Receiver<livekit::SignalResponse>,
+    pub responses: mpsc::Receiver<Box<livekit::SignalResponse>>,
     /// Who it is; none when the first response is a Leave.
     pub participant: Option<ParticipantSid>,
 }

@@ -113,6 +113,7 @@ pub enum RoomInput {
 /// Something to do.
 #[derive(Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "the many are small; the large ones are answers, one at a time")]
 pub enum RoomOutput {
     /// Send this to a client.
     ToClient {
@@ -395,19 +396,19 @@ impl Room {
         self.empty_since.map(|since| since + Duration::from_secs(timeout_s.into()))
     }
 
-    fn to_client(&mut self, sid: &ParticipantSid, message: signal_response::Message) {
+    fn tell(&mut self, sid: &ParticipantSid, message: signal_response::Message) {
         // Without a session the client is about to resume, and is then told everything anew.
         if let Some(session) = self.participants.get(sid).and_then(|participant| participant.session) {
-            self.to_session(session, message);
+            self.tell_session(session, message);
         }
     }
 
-    fn to_session(&mut self, session: SessionId, message: signal_response::Message) {
+    fn tell_session(&mut self, session: SessionId, message: signal_response::Message) {
         let response = Box::new(livekit::SignalResponse { message: Some(message) });
         self.outputs.push_back(RoomOutput::ToClient { session, response });
     }
 
-    fn to_node(&mut self, action: NodeAction) {
+    fn command(&mut self, action: NodeAction) {
         self.outputs.push_back(RoomOutput::ToNode(action));
     }
 

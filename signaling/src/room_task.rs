@@ -110,7 +110,7 @@ struct RoomTask {
     node: NodeId,
     notices: mpsc::Receiver<NodeNotice>,
     mailbox: mpsc::WeakSender<RoomMessage>,
-    sessions: HashMap<SessionId, mpsc::Sender<livekit::SignalResponse>>,
+    sessions: HashMap<SessionId, mpsc::Sender<Box<livekit::SignalResponse>>>,
     next_session: u64,
     replies: HashMap<ReplyId, oneshot::Sender<Result<AdminResponse, AdminError>>>,
     next_reply: u64,
@@ -244,7 +244,7 @@ impl RoomTask {
         let (requests, requests_out) = mpsc::channel(REQUESTS_MAX);
         tokio::spawn(forward(session, requests_out, self.mailbox.clone(), permit));
         // If nobody waits any more, the handle is dropped here, and the session ends by that.
-        drop(reply.send(Ok(SessionHandle { first, requests, responses, participant })));
+        drop(reply.send(Ok(SessionHandle { first: *first, requests, responses, participant })));
     }
 
     fn handle(&mut self, input: RoomInput) {
@@ -267,11 +267,11 @@ impl RoomTask {
     async fn flush(&mut self) {
         while let Some(output) = self.room.poll_output() {
             match output {
-                RoomOutput::ToClient { session, response } => self.to_client(session, *response),
+                RoomOutput::ToClient { session, response } => self.tell(session, response),
                 RoomOutput::CloseSession { session } => drop(self.sessions.remove(&session)),
                 RoomOutput::JoinAccepted { participant, .. } => self.joining = Some(Ok(participant)),
                 RoomOutput::JoinRefused { error, .. } => self.joining = Some(Err(error)),
-                RoomOutput::ToNode(action) => self.to_node(action).await,
+                RoomOutput::ToNode(action) => self.command(action).await,
                 RoomOutput::AdminReply { reply, result } => {
                     if let Some(reply) = self.replies.remove(&reply) {
                         drop(reply.send(result));
@@ -299,7 +299,7 @@ impl RoomTask {
         self.count_participants();
     }
 
-    fn to_client(&mut self, session: SessionId, response: livekit::SignalResponse) {
+    fn tell(&mut self, session: SessionId, response: Box<livekit::SignalResponse>) {
         let Some(responses) = self.sessions.get(&session) else { return };
         self.inner.metrics.responses.inc();
         if let Err(mpsc::error::TrySendError::Full(_)) = responses.try_send(response) {
@@ -309,7 +309,7 @@ impl RoomTask {
         }
     }
 
-    async fn to_node(&mut self, action: NodeAction) {
+    async fn command(&mut self, action: NodeAction) {
         if self.node_lost {
             return;
         }
@@ -342,13 +342,13 @@ impl Drop for RoomTask {
 /// Brings a client's requests to its room until either side is gone.
 async fn forward(
     session: SessionId,
-    mut requests: mpsc::Receiver<livekit::SignalRequest>,
+    mut requests: mpsc::Receiver<Box<livekit::SignalRequest>>,
     mailbox: mpsc::WeakSender<RoomMessage>,
     _permit: SessionPermit,
 ) {
     while let Some(request) = requests.recv().await {
         let Some(mailbox) = mailbox.upgrade() else { return };
-        let message = RoomMessage::Signal { session, request: Box::new(request) };
+        let message = RoomMessage::Signal { session, request };
         if mailbox.send(message).await.is_err() {
             return;
         }

@@ -197,8 +197,8 @@ impl StreamSession {
 
 /// Holds one session.
 struct StreamTask {
-    requests: mpsc::Sender<SignalRequest>,
-    responses: mpsc::Receiver<SignalResponse>,
+    requests: mpsc::Sender<Box<SignalRequest>>,
+    responses: mpsc::Receiver<Box<SignalResponse>>,
     commands: mpsc::Receiver<Command>,
     /// The client's description, with the credentials of its present ICE session.
     offer: String,
@@ -305,12 +305,15 @@ impl StreamTask {
 
     async fn request(&self, message: signal_request::Message) -> Result<(), Problem> {
         let request = SignalRequest { message: Some(message) };
-        self.requests.send(request).await.map_err(|_| Problem::no_session())
+        self.requests.send(Box::new(request)).await.map_err(|_| Problem::no_session())
     }
 }
 
 /// Waits for the answer to offer `id`. What the room refuses before it is the reason why none comes.
-async fn await_answer(responses: &mut mpsc::Receiver<SignalResponse>, id: u32) -> Result<String, Problem> {
+async fn await_answer(
+    responses: &mut mpsc::Receiver<Box<SignalResponse>>,
+    id: u32,
+) -> Result<String, Problem> {
     let wait = async {
         while let Some(response) = responses.recv().await {
             match response.message {

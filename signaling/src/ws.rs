@@ -234,7 +234,7 @@ struct Connection {
     handle: SessionHandle,
     message_bytes_max: usize,
     /// A request for which the room's queue had no place yet; nothing is read meanwhile.
-    waiting: Option<SignalRequest>,
+    waiting: Option<Box<SignalRequest>>,
     last_was_leave: bool,
 }
 
@@ -266,7 +266,7 @@ impl Connection {
         loop {
             let result = tokio::select! {
                 response = self.handle.responses.recv() => match response {
-                    Some(response) => self.send_all(response).await,
+                    Some(response) => self.send_all(&response).await,
                     None => return End::ByRoom { after_leave: self.last_was_leave },
                 },
                 message = self.stream.next(), if self.waiting.is_none() => {
@@ -302,7 +302,7 @@ impl Connection {
             Some(Err(_)) => return Err(End::Lost),
         };
         match self.session.handle_frame(unix_ms(), &frame) {
-            Ok(Incoming::Request(request)) => self.waiting = Some(*request),
+            Ok(Incoming::Request(request)) => self.waiting = Some(request),
             Ok(Incoming::Reply(reply)) => self.send(&reply).await?,
             Ok(Incoming::Nothing) => {}
             Err(error) => return Err(End::Fault(error)),
@@ -311,8 +311,8 @@ impl Connection {
     }
 
     /// Sends a response and those that wait behind it, and then once flushes.
-    async fn send_all(&mut self, response: SignalResponse) -> Result<(), End> {
-        self.feed(&response).await?;
+    async fn send_all(&mut self, response: &SignalResponse) -> Result<(), End> {
+        self.feed(response).await?;
         while let Ok(response) = self.handle.responses.try_recv() {
             self.feed(&response).await?;
         }
@@ -341,7 +341,7 @@ impl Connection {
     async fn part(mut self, error: &SessionError) {
         tracing::info!(%error, "a session ends by its client's fault");
         let leave = signal_request::Message::Leave(livekit::LeaveRequest::default());
-        drop(self.handle.requests.send(SignalRequest { message: Some(leave) }).await);
+        drop(self.handle.requests.send(Box::new(SignalRequest { message: Some(leave) })).await);
         let goodbye = async {
             for response in Session::farewell(error) {
                 self.send(&response).await?;

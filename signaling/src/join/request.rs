@@ -71,8 +71,7 @@ pub(crate) fn apply(
     params.add_tracks = request.add_track_requests;
     params.offer = request.publisher_offer;
     params.sync_state = request.sync_state;
-    params.resume = request
-        .reconnect
-        .then(|| Resume { participant: request.participant_sid, reason: request.reconnect_reason });
+    let resume = Resume { participant: request.participant_sid, reason: request.reconnect_reason };
+    params.resume = request.reconnect.then_some(resume);
     Ok(())
 }

@@ -71,7 +71,7 @@ impl Room {
         let info = self.set_muted(&sid, track, muted);
         if info.is_some() {
             let request = livekit::MuteTrackRequest { sid: track.to_owned(), muted };
-            self.to_client(&sid, signal_response::Message::Mute(request));
+            self.tell(&sid, signal_response::Message::Mute(request));
         }
         Ok(AdminResponse::Track(info))
     }

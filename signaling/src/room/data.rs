@@ -181,7 +181,7 @@ impl Room {
             self.data.keep(self.now, audience, payload.clone());
         }
         if !connections.is_empty() {
-            self.to_node(NodeAction::SendData { to: Recipients::Connections(connections), kind, payload });
+            self.command(NodeAction::SendData { to: Recipients::Connections(connections), kind, payload });
         }
     }
 
@@ -212,7 +212,7 @@ impl Room {
             .collect();
         for payload in missed {
             let to = Recipients::Connections(vec![connection]);
-            self.to_node(NodeAction::SendData { to, kind: DataKind::Reliable, payload });
+            self.command(NodeAction::SendData { to, kind: DataKind::Reliable, payload });
         }
     }
 

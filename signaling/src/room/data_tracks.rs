@@ -122,7 +122,7 @@ impl Room {
         participant.data_tracks.published.push(info.clone());
         participant.is_publisher = true;
         let response = livekit::PublishDataTrackResponse { info: Some(info.clone()) };
-        self.to_client(sid, signal_response::Message::PublishDataTrackResponse(response));
+        self.tell(sid, signal_response::Message::PublishDataTrackResponse(response));
         self.participant_changed(sid, false);
         self.occupancy_changed();
         for receiver in self.others(sid) {
@@ -147,7 +147,7 @@ impl Room {
         let info = published.remove(at);
         self.end_data_subscriptions(&info.sid);
         let response = livekit::UnpublishDataTrackResponse { info: Some(info) };
-        self.to_client(sid, signal_response::Message::UnpublishDataTrackResponse(response));
+        self.tell(sid, signal_response::Message::UnpublishDataTrackResponse(response));
         self.participant_changed(sid, false);
     }
 
@@ -231,7 +231,7 @@ impl Room {
             sub_handles.insert(u32::from(*handle), track);
         }
         let handles = livekit::DataTrackSubscriberHandles { sub_handles };
-        self.to_client(sid, signal_response::Message::DataTrackSubscriberHandles(handles));
+        self.tell(sid, signal_response::Message::DataTrackSubscriberHandles(handles));
     }
 
     /// Passes a packet on under each subscriber's own handle.
@@ -257,7 +257,7 @@ impl Room {
             if let Some(field) = packet.get_mut(HANDLE) {
                 field.copy_from_slice(&handle.to_be_bytes());
             }
-            self.to_node(NodeAction::SendData {
+            self.command(NodeAction::SendData {
                 to: Recipients::Connections(connections),
                 kind: DataKind::DataTrack,
                 payload: packet.freeze(),

@@ -91,7 +91,7 @@ impl Room {
             subscribed_qualities: qualities.clone(),
             subscribed_codecs: vec![livekit::SubscribedCodec { codec, qualities }],
         };
-        self.to_client(&publisher, signal_response::Message::SubscribedQualityUpdate(update));
+        self.tell(&publisher, signal_response::Message::SubscribedQualityUpdate(update));
     }
 }
 

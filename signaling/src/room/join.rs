@@ -158,7 +158,7 @@ impl Room {
             fast_publish: participant.permission.can_publish,
             ..Default::default()
         };
-        self.to_client(sid, signal_response::Message::Join(join));
+        self.tell(sid, signal_response::Message::Join(join));
     }
 
     pub(super) fn server_info(&self) -> livekit::ServerInfo {
@@ -197,7 +197,7 @@ impl Room {
             candidates: participant.candidates,
         };
         let can_subscribe = participant.permission.can_subscribe;
-        self.to_node(NodeAction::OpenConnection(open));
+        self.command(NodeAction::OpenConnection(open));
         if can_subscribe {
             self.open_downstream(sid);
         }
@@ -214,7 +214,7 @@ impl Room {
         if let Some(participant) = self.participants.get_mut(sid) {
             participant.subscriber = Some(Connection::new(connection));
         }
-        self.to_node(NodeAction::OpenConnection(OpenConnection {
+        self.command(NodeAction::OpenConnection(OpenConnection {
             connection,
             participant: sid.clone(),
             role: ConnectionRole::Subscriber,

@@ -80,7 +80,7 @@ impl Room {
         leave: Option<Action>,
     ) -> Option<Participant> {
         if let Some(action) = leave {
-            self.to_client(sid, leave_message(reason, action));
+            self.tell(sid, leave_message(reason, action));
         }
         let tracks: Vec<_> = self.participants.get(sid)?.tracks.iter().map(|t| t.sid.clone()).collect();
         for track in tracks {
@@ -99,7 +99,7 @@ impl Room {
         for connection in [Some(participant.publisher), participant.subscriber].into_iter().flatten() {
             self.connections.remove(&connection.id);
             if !connection.is_dead() {
-                self.to_node(NodeAction::CloseConnection { connection: connection.id });
+                self.command(NodeAction::CloseConnection { connection: connection.id });
             }
         }
         participant.disconnect_reason = reason;
@@ -164,7 +164,7 @@ impl Room {
                 self.after_removal(&participant);
             }
         }
-        self.to_node(NodeAction::CloseRoom);
+        self.command(NodeAction::CloseRoom);
         self.webhook_room("room_finished", Some(end));
         let forget = end != RoomEndReason::RoomEndServerShutdown;
         self.outputs.push_back(RoomOutput::Finished { forget });

@@ -110,7 +110,7 @@ impl Room {
         match self.settings.keys.refresh(&claims, at) {
             Ok(token) => {
                 participant.claims = Some(Arc::new(claims));
-                self.to_client(sid, signal_response::Message::RefreshToken(token));
+                self.tell(sid, signal_response::Message::RefreshToken(token));
             }
             Err(error) => tracing::warn!(%error, "no token for a participant"),
         }

@@ -30,14 +30,14 @@ impl Room {
     pub(super) fn handle_offer(&mut self, sid: &ParticipantSid, offer: livekit::SessionDescription) {
         let Some(participant) = self.participants.get(sid) else { return };
         let connection = participant.publisher.id;
-        self.to_node(NodeAction::RemoteOffer { connection, offer_id: offer.id, sdp: offer.sdp });
+        self.command(NodeAction::RemoteOffer { connection, offer_id: offer.id, sdp: offer.sdp });
     }
 
     pub(super) fn handle_answer(&mut self, sid: &ParticipantSid, answer: livekit::SessionDescription) {
         // Only downstream connections of dual mode have offers to answer.
         let Some(connection) = self.participants.get(sid).and_then(|p| p.subscriber) else { return };
         let (connection, offer_id) = (connection.id, answer.id);
-        self.to_node(NodeAction::RemoteAnswer { connection, offer_id, sdp: answer.sdp });
+        self.command(NodeAction::RemoteAnswer { connection, offer_id, sdp: answer.sdp });
     }
 
     pub(super) fn handle_trickle(&mut self, sid: &ParticipantSid, trickle: livekit::TrickleRequest) {
@@ -54,7 +54,7 @@ impl Room {
         };
         // An empty candidate ends the list; names of mDNS cannot be resolved here.
         if !init.candidate.is_empty() && !init.candidate.contains(".local ") {
-            self.to_node(NodeAction::RemoteCandidate { connection, candidate: init.candidate });
+            self.command(NodeAction::RemoteCandidate { connection, candidate: init.candidate });
         }
     }
 
@@ -68,7 +68,7 @@ impl Room {
     ) {
         let Some(sid) = self.connections.get(&connection).cloned() else { return };
         let answer = description("answer", offer_id, sdp, mid_tracks);
-        self.to_client(&sid, signal_response::Message::Answer(answer));
+        self.tell(&sid, signal_response::Message::Answer(answer));
         if missing != SectionCount::default() {
             self.require_sections(&sid, missing);
         }
@@ -83,7 +83,7 @@ impl Room {
     ) {
         let Some(sid) = self.connections.get(&connection).cloned() else { return };
         let offer = description("offer", offer_id, sdp, mid_tracks);
-        self.to_client(&sid, signal_response::Message::Offer(offer));
+        self.tell(&sid, signal_response::Message::Offer(offer));
     }
 
     pub(super) fn node_needs_negotiation(&mut self, connection: ConnectionId, missing: SectionCount) {
@@ -98,7 +98,7 @@ impl Room {
         if is_single {
             let requirement =
                 livekit::MediaSectionsRequirement { num_audios: missing.audio, num_videos: missing.video };
-            self.to_client(sid, signal_response::Message::MediaSectionsRequirement(requirement));
+            self.tell(sid, signal_response::Message::MediaSectionsRequirement(requirement));
         }
     }
 
@@ -164,7 +164,7 @@ impl Room {
         }
         participant.close_deadline.get_or_insert(self.now + FAILED_TIMEOUT);
         let session = participant.session;
-        self.to_client(sid, leave_message(DisconnectReason::ConnectionTimeout, Action::Resume));
+        self.tell(sid, leave_message(DisconnectReason::ConnectionTimeout, Action::Resume));
         if let Some(session) = session {
             self.sessions.remove(&session);
             self.outputs.push_back(RoomOutput::CloseSession { session });

@@ -80,7 +80,7 @@ impl Room {
             if allowed {
                 self.send_subscribe(&receiver, &track, stream_id, settings);
             } else if let Some(connection) = downstream {
-                self.to_node(NodeAction::Unsubscribe { connection, track: track.clone() });
+                self.command(NodeAction::Unsubscribe { connection, track: track.clone() });
             }
             self.tell_permission(&receiver, publisher, &track, allowed);
             self.demand_changed(&track);
@@ -99,6 +99,6 @@ impl Room {
             track_sid: track.as_str().to_owned(),
             allowed,
         };
-        self.to_client(receiver, signal_response::Message::SubscriptionPermissionUpdate(update));
+        self.tell(receiver, signal_response::Message::SubscriptionPermissionUpdate(update));
     }
 }

@@ -100,7 +100,7 @@ impl Room {
             }
         }
         let response = livekit::TrackPublishedResponse { cid: request.cid, track: Some(track.info.clone()) };
-        self.to_client(sid, signal_response::Message::TrackPublished(response));
+        self.tell(sid, signal_response::Message::TrackPublished(response));
     }
 
     fn queue_track(&mut self, sid: &ParticipantSid, request: livekit::AddTrackRequest) {
@@ -142,16 +142,16 @@ impl Room {
             dynacast: Dynacast::default(),
         });
         self.tracks.insert(track_sid, sid.clone());
-        self.to_node(NodeAction::ExpectTrack(expected));
+        self.command(NodeAction::ExpectTrack(expected));
         let response = livekit::TrackPublishedResponse { cid: request.cid, track: Some(info) };
-        self.to_client(sid, signal_response::Message::TrackPublished(response));
+        self.tell(sid, signal_response::Message::TrackPublished(response));
     }
 
     /// The node found an announced track in the SDP.
     pub(super) fn track_started(&mut self, started: StartedTrack) {
         let Some(sid) = self.tracks.get(&started.track).cloned() else {
             // It was withdrawn meanwhile.
-            return self.to_node(NodeAction::RemoveTrack { track: started.track });
+            return self.command(NodeAction::RemoveTrack { track: started.track });
         };
         let order = self.publications + 1;
         let Some(participant) = self.participants.get_mut(&sid) else { return };
@@ -231,8 +231,8 @@ impl Room {
         for track in revoked {
             self.drop_track(sid, &track);
             let response = livekit::TrackUnpublishedResponse { track_sid: track.as_str().to_owned() };
-            self.to_client(sid, signal_response::Message::TrackUnpublished(response));
-            self.to_node(NodeAction::RemoveTrack { track });
+            self.tell(sid, signal_response::Message::TrackUnpublished(response));
+            self.command(NodeAction::RemoveTrack { track });
         }
     }
 
@@ -254,7 +254,7 @@ impl Room {
         track.info.muted = muted;
         let (info, track, is_published) = (track.info.clone(), track.sid.clone(), track.is_published());
         if changed {
-            self.to_node(NodeAction::MuteTrack { track, muted });
+            self.command(NodeAction::MuteTrack { track, muted });
             if is_published {
                 self.participant_changed(sid, false);
             }
@@ -308,7 +308,7 @@ impl Room {
             message: message.to_owned(),
             request,
         };
-        self.to_client(sid, signal_response::Message::RequestResponse(response));
+        self.tell(sid, signal_response::Message::RequestResponse(response));
     }
 }
 

@@ -53,7 +53,7 @@ impl Room {
             let updates = self.quality_changes(&receiver);
             if !updates.is_empty() {
                 let update = livekit::ConnectionQualityUpdate { updates };
-                self.to_client(&receiver, signal_response::Message::ConnectionQuality(update));
+                self.tell(&receiver, signal_response::Message::ConnectionQuality(update));
             }
         }
     }

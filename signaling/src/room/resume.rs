@@ -64,11 +64,11 @@ impl Room {
             server_info: Some(self.server_info()),
             last_message_seq,
         };
-        self.to_client(&sid, signal_response::Message::Reconnect(reconnect));
+        self.tell(&sid, signal_response::Message::Reconnect(reconnect));
         self.tell_what_was_missed(&sid);
         self.send_room_update_to(&sid);
         if let Some(connection) = self.participants.get(&sid).and_then(|p| p.subscriber) {
-            self.to_node(NodeAction::RestartIce { connection: connection.id });
+            self.command(NodeAction::RestartIce { connection: connection.id });
         }
         self.refresh_token(&sid);
         if let Some(state) = params.sync_state {
@@ -80,7 +80,7 @@ impl Room {
     }
 
     fn refuse_resume(&mut self, session: SessionId) {
-        self.to_session(session, leave_message(DisconnectReason::StateMismatch, Action::Reconnect));
+        self.tell_session(session, leave_message(DisconnectReason::StateMismatch, Action::Reconnect));
         self.outputs.push_back(RoomOutput::CloseSession { session });
     }
 
@@ -99,6 +99,6 @@ impl Room {
 
     fn send_room_update_to(&mut self, sid: &ParticipantSid) {
         let update = livekit::RoomUpdate { room: Some(self.room_info()) };
-        self.to_client(sid, signal_response::Message::RoomUpdate(update));
+        self.tell(sid, signal_response::Message::RoomUpdate(update));
     }
 }

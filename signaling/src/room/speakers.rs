@@ -41,7 +41,7 @@ impl Room {
         }
         for (receiver, speakers) in messages {
             let changed = livekit::SpeakersChanged { speakers };
-            self.to_client(&receiver, signal_response::Message::SpeakersChanged(changed));
+            self.tell(&receiver, signal_response::Message::SpeakersChanged(changed));
         }
     }
 }

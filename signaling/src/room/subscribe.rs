@@ -118,7 +118,7 @@ impl Room {
         let downstream = self.participants.get(sid).and_then(Participant::downstream);
         let Some(connection) = downstream else { return };
         let track = track.clone();
-        self.to_node(NodeAction::Subscribe(SubscribeTrack { connection, track, stream_id, settings }));
+        self.command(NodeAction::Subscribe(SubscribeTrack { connection, track, stream_id, settings }));
     }
 
     /// Ends a subscription, if there is one.
@@ -128,7 +128,7 @@ impl Room {
         let Some(subscription) = participant.subscriptions.remove(track) else { return };
         if subscription.allowed {
             if let Some(connection) = participant.downstream() {
-                self.to_node(NodeAction::Unsubscribe { connection, track: track.clone() });
+                self.command(NodeAction::Unsubscribe { connection, track: track.clone() });
             }
             self.demand_changed(track);
         }
@@ -253,7 +253,7 @@ impl Room {
         }
         if let Some(connection) = participant.downstream() {
             let track = track.clone();
-            self.to_node(NodeAction::ConfigureSubscription { connection, track, settings });
+            self.command(NodeAction::ConfigureSubscription { connection, track, settings });
         }
         self.demand_changed(track);
     }
@@ -268,7 +268,7 @@ impl Room {
             && !std::mem::replace(&mut published.subscriber_told, true)
         {
             let message = livekit::TrackSubscribed { track_sid: track.as_str().to_owned() };
-            self.to_client(&publisher, signal_response::Message::TrackSubscribed(message));
+            self.tell(&publisher, signal_response::Message::TrackSubscribed(message));
         }
     }
 
@@ -312,6 +312,6 @@ impl Room {
 
     fn tell_subscription_error(&mut self, sid: &ParticipantSid, track: &str, error: SubscriptionError) {
         let response = livekit::SubscriptionResponse { track_sid: track.to_owned(), err: error.into() };
-        self.to_client(sid, signal_response::Message::SubscriptionResponse(response));
+        self.tell(sid, signal_response::Message::SubscriptionResponse(response));
     }
 }

@@ -44,7 +44,7 @@ impl Room {
                 let changed = livekit::SpeakersChanged { speakers: vec![speaker] };
                 let everybody: Vec<ParticipantSid> = self.participants.keys().cloned().collect();
                 for receiver in everybody {
-                    self.to_client(&receiver, signal_response::Message::SpeakersChanged(changed.clone()));
+                    self.tell(&receiver, signal_response::Message::SpeakersChanged(changed.clone()));
                 }
             }
             Some(Scenario::NodeFailure(true) | Scenario::Migration(true)) => {

@@ -150,7 +150,7 @@ impl Room {
     }
 
     fn send_chunk(&mut self, to: &ParticipantSid, participants: Vec<livekit::ParticipantInfo>) {
-        self.to_client(to, signal_response::Message::Update(livekit::ParticipantUpdate { participants }));
+        self.tell(to, signal_response::Message::Update(livekit::ParticipantUpdate { participants }));
     }
 
     /// The room as clients and the server API see it.
@@ -188,7 +188,7 @@ impl Room {
         let receivers: Vec<ParticipantSid> = self.participants.keys().cloned().collect();
         for receiver in receivers {
             let update = livekit::RoomUpdate { room: Some(info.clone()) };
-            self.to_client(&receiver, signal_response::Message::RoomUpdate(update));
+            self.tell(&receiver, signal_response::Message::RoomUpdate(update));
         }
     }
 

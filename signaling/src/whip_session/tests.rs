@@ -8,8 +8,8 @@ const ANSWER: &str = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=ice-ufrag:node
 
 /// The room's side of a session.
 struct Room {
-    requests: mpsc::Receiver<SignalRequest>,
-    responses: mpsc::Sender<SignalResponse>,
+    requests: mpsc::Receiver<Box<SignalRequest>>,
+    responses: mpsc::Sender<Box<SignalResponse>>,
 }
 
 fn response(message: signal_response::Message) -> SignalResponse {
@@ -50,7 +50,7 @@ async fn what_comes_instead_of_an_answer() {
     ] {
         let sessions = Arc::default();
         let (handle, room) = session();
-        room.responses.send(response(message.clone())).await.unwrap();
+        room.responses.send(Box::new(response(message.clone()))).await.unwrap();
         let started = tokio::time::Instant::now();
         let problem = begin(&sessions, handle).await.unwrap_err();
         assert_eq!(problem.into_response().status().as_u16(), status, "{message:?}");
@@ -64,12 +64,12 @@ async fn sessions_go_when_the_room_ends_them() {
     for message in [Some(signal_response::Message::Leave(LeaveRequest::default())), None] {
         let sessions: Arc<StreamSessions> = Arc::default();
         let (handle, room) = session();
-        room.responses.send(response(answer(FIRST_OFFER_ID))).await.unwrap();
+        room.responses.send(Box::new(response(answer(FIRST_OFFER_ID)))).await.unwrap();
         let started = begin(&sessions, handle).await.unwrap();
         assert_eq!(started.etag, "node");
         let found = sessions.find(&started.resource).unwrap();
         if let Some(message) = message {
-            room.responses.send(response(message)).await.unwrap();
+            room.responses.send(Box::new(response(message))).await.unwrap();
             room.responses.closed().await;
         } else {
             drop(room);
@@ -86,7 +86,7 @@ async fn sessions_go_when_the_room_ends_them() {
 async fn a_given_up_session_tells_the_room() {
     let sessions: Arc<StreamSessions> = Arc::default();
     let (handle, mut room) = session();
-    room.responses.send(response(answer(FIRST_OFFER_ID))).await.unwrap();
+    room.responses.send(Box::new(response(answer(FIRST_OFFER_ID)))).await.unwrap();
     let started = begin(&sessions, handle).await.unwrap();
     let found = sessions.find(&started.resource).unwrap();
     let leave = tokio::spawn(async move { found.leave().await });

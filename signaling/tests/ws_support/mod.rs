@@ -205,6 +205,7 @@ pub struct Client {
 
 /// What a socket gave.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time")]
 pub enum Received {
     Binary(Response),
     Text(serde_json::Value),
