@@ -533,7 +533,7 @@ impl Connection {
 
     /// Answers a client's offer. Returns our SDP.
     pub(crate) fn accept_offer(&mut self, sdp: &str) -> Result<String, NegotiationFailure> {
-        let offer = SdpOffer::from_sdp_string(sdp).map_err(invalid)?;
+        let offer = SdpOffer::from_sdp_string(sdp).map_err(unparsable)?;
         let answer = self.rtc.sdp_api().accept_offer(offer).map_err(invalid)?;
         self.pending = None;
         Ok(answer.to_sdp_string())
@@ -578,7 +578,7 @@ impl Connection {
         let pending = self.pending.take().ok_or_else(|| NegotiationFailure::InvalidSdp {
             detail: "an answer without an outstanding offer".into(),
         })?;
-        let answer = SdpAnswer::from_sdp_string(sdp).map_err(invalid)?;
+        let answer = SdpAnswer::from_sdp_string(sdp).map_err(unparsable)?;
         self.rtc.sdp_api().accept_answer(pending, answer).map_err(invalid)
     }
 
@@ -677,6 +677,12 @@ fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat {
 
 fn invalid(error: impl fmt::Display) -> NegotiationFailure {
     NegotiationFailure::InvalidSdp { detail: error.to_string() }
+}
+
+/// The parser's own words name addresses in our memory, so the client gets others.
+fn unparsable(error: impl fmt::Display) -> NegotiationFailure {
+    tracing::debug!(%error, "unparsable SDP");
+    NegotiationFailure::InvalidSdp { detail: "a line cannot be parsed".into() }
 }
 
 fn ice_creds(credentials: &Credentials) -> IceCreds {
