@@ -36,14 +36,4 @@ impl Codec {
             Self::Av1 => "AV1",
         }
     }
-
-    pub(crate) const fn to_str0m(self) -> str0m::format::Codec {
-        match self {
-            Self::Opus => str0m::format::Codec::Opus,
-            Self::Vp8 => str0m::format::Codec::Vp8,
-            Self::Vp9 => str0m::format::Codec::Vp9,
-            Self::H264 => str0m::format::Codec::H264,
-            Self::Av1 => str0m::format::Codec::Av1,
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::broadcast::error::TryRecvError,
+    sync::{Mutex, broadcast::error::TryRecvError},
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
@@ -38,12 +38,12 @@ struct Source {
     track: String,
     stop: Arc<AtomicBool>,
     frames: Arc<AtomicU32>,
-    task: JoinHandle<Result<(), ClientError>>,
+    task: Mutex<JoinHandle<Result<(), ClientError>>>,
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.get_mut().abort();
     }
 }
 
@@ -129,14 +129,18 @@ impl Participant {
             }
             Ok(())
         });
+        let task = Mutex::new(task);
         self.sources.push(Source { cid: cid.to_owned(), track, stop, frames, task });
     }
 
     /// Ends what it sends, after the frame under way.
-    pub async fn stop_media(&mut self) {
-        for source in &mut self.sources {
+    pub async fn stop_media(&self) {
+        for source in &self.sources {
             source.stop.store(true, Ordering::Relaxed);
-            (&mut source.task).await.unwrap().unwrap();
+            let mut task = source.task.lock().await;
+            if !task.is_finished() {
+                (&mut *task).await.unwrap().unwrap();
+            }
         }
     }
 

@@ -198,6 +198,12 @@ impl World {
         self.command(client, Command::Publish(PublishTrack::microphone("microphone")));
     }
 
+    /// Stops publishing what a client sends under a client id.
+    pub fn unpublish(&mut self, client: ClientKey, cid: &str) {
+        self.clients[client.0].sources.retain(|source| source.cid != cid);
+        self.command(client, Command::Unpublish { cid: cid.to_owned() });
+    }
+
     /// All of a client's sources fall silent.
     pub fn stop_media(&mut self, client: ClientKey) {
         self.clients[client.0].sources.iter_mut().for_each(Source::stop);
@@ -208,6 +214,13 @@ impl World {
         self.clients[client.0].session.handle_input(self.now, zynk_client::Input::Command(command));
         // A command may leave outputs behind that want to be taken now.
         self.clients[client.0].deadline = self.now;
+    }
+
+    /// The part of the server that handles a client's session fails, as by a defect: its shell has caught the
+    /// panic and gives the session up.
+    pub fn fault(&mut self, client: ClientKey) {
+        let session = self.clients[client.0].signal.session;
+        self.room_input(RoomInput::SessionFaulted { session });
     }
 
     /// Time since the world began.

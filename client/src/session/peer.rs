@@ -235,7 +235,7 @@ impl Peer {
         let media = self.rtc.media(mid)?;
         media.remote_pts().iter().copied().find(|pt| {
             let params = self.rtc.codec_config().iter().find(|params| params.pt() == *pt);
-            params.is_some_and(|params| params.spec().codec == codec.to_str0m())
+            params.is_some_and(|params| params.spec().codec == str0m_codec(codec))
         })
     }
 
@@ -420,4 +420,15 @@ fn channel_config(kind: DataKind) -> ChannelConfig {
         DataKind::Lossy | DataKind::DataTrack => (false, Reliability::MaxRetransmits { retransmits: 0 }),
     };
     ChannelConfig { label: kind.label().to_owned(), ordered, reliability, ..ChannelConfig::default() }
+}
+
+/// The library's name of a codec.
+const fn str0m_codec(codec: Codec) -> str0m::format::Codec {
+    match codec {
+        Codec::Opus => str0m::format::Codec::Opus,
+        Codec::Vp8 => str0m::format::Codec::Vp8,
+        Codec::Vp9 => str0m::format::Codec::Vp9,
+        Codec::H264 => str0m::format::Codec::H264,
+        Codec::Av1 => str0m::format::Codec::Av1,
+    }
 }
