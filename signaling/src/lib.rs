@@ -1,4 +1,25 @@
 //! Rooms and sessions: LiveKit's signal protocol over WebSocket, its server API over HTTP, WHIP and WHEP.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use std::sync::Arc;
+//! use zynk_signaling::{Directory, SignalingConfig, rtc_router};
+//!
+//! let keys = Arc::new(zynk_auth::KeyRing::single("devkey", "secret"));
+//! let store = zynk_store::connect("memory:").await.unwrap();
+//! let bus = zynk_bus::connect("local:").await.unwrap();
+//! let (webhooks, _events) = tokio::sync::mpsc::channel(100);
+//! let directory = Directory::new(Arc::new(SignalingConfig::default()), keys, store, bus, webhooks);
+//! let _app: axum::Router = rtc_router(directory.clone());
+//! assert!(directory.list_rooms(&[]).await.is_empty());
+//! directory.shutdown().await;
+//! # });
+//! ```
+//!
+//! - [`Directory`]: the open rooms; sessions begin here.
+//! - [`Room`]: one room as a state machine without IO.
+//! - [`rtc_router`], [`api_router`]: everything that is served over HTTP.
+//! - [`WebhookDispatcher`]: tells applications what happens.
 
 #![allow(deprecated, reason = "clients and servers of every age read and write the old fields")]
 

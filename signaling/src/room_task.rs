@@ -313,15 +313,18 @@ impl RoomTask {
         if self.node_lost {
             return;
         }
+        let is_data = matches!(action, NodeAction::SendData { .. });
         let command = NodeCommand { room: self.sid.clone(), action };
-        match self.inner.bus.command(&self.node, command).await {
-            Ok(()) => {}
-            Err(error @ (BusError::UnknownNode { .. } | BusError::Overloaded { .. } | BusError::Closed)) => {
-                tracing::warn!(%error, "the room's media node is lost");
-                self.node_lost = true;
-                self.room.handle_input(Instant::now(), unix_ms(), RoomInput::NodeLost);
-            }
-            Err(error) => tracing::warn!(%error, "a command did not reach the media node"),
+        let Err(error) = self.inner.bus.command(&self.node, command).await else { return };
+        // The node's queue is full of what it is to do. Data may be lost then; a command that is lost would
+        // leave node and room of different minds.
+        let data_dropped = is_data && matches!(error, BusError::Overloaded { .. });
+        if data_dropped {
+            tracing::warn!(%error, "data is dropped");
+        } else {
+            tracing::warn!(%error, "the room's media node is lost");
+            self.node_lost = true;
+            self.room.handle_input(Instant::now(), unix_ms(), RoomInput::NodeLost);
         }
     }
 
