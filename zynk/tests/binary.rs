@@ -45,7 +45,7 @@ fn failure(arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// A `zynk dev` on free ports; dropping it ends it.
+/// A running server; dropping it ends it.
 struct Server {
     child: Child,
     ports: serde_json::Value,
@@ -54,16 +54,21 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let mut child = zynk()
-            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_with(&["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1"]).1
+    }
+
+    /// The server and the file in which its log is.
+    fn start_with(arguments: &[&str]) -> (tempfile::NamedTempFile, Self) {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut child =
+            zynk().args(arguments).stdout(Stdio::piped()).stderr(log.reopen().unwrap()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let ports = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        Self { child, ports, stdout }
+        let ports = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!("{line:?}: {error}\n{}", std::fs::read_to_string(log.path()).unwrap_or_default())
+        });
+        (log, Self { child, ports, stdout })
     }
 
     fn http_port(&self) -> u64 {
@@ -225,6 +230,42 @@ fn configurations_are_checked() {
         );
     }
     assert!(failure(&["run"]).contains("no API key"));
+}
+
+#[tokio::test]
+async fn a_configured_server_logs_json_without_names_and_keeps_its_rooms() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    let secret = "0123456789abcdef0123456789abcdef";
+    let text = format!(
+        "store = 'sqlite:{}'\nlog.level = 'info'\n[keys]\nmain = '{secret}'\n",
+        directory.path().join("zynk.db").display()
+    );
+    std::fs::write(&path, text).unwrap();
+    let config = path.to_str().unwrap();
+    let arguments = ["run", "--config", config, "--port", "0", "--print-ports", "--announce", "127.0.0.1"];
+    let (log, server) = Server::start_with(&arguments);
+    let key = ["--api-key", "main", "--api-secret", secret];
+    let create = [&["token", "create", "--room", "secret-room", "--identity", "alice-identity"], &key[..]];
+    let token = stdout(&create.concat());
+    let url = format!("ws://127.0.0.1:{}/rtc?access_token={}&protocol=16", server.http_port(), token.trim());
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Binary(_)))), "the Join");
+    let url = server.url();
+    let list = [&["room", "list", "--url", &url], &key[..]].concat();
+    assert!(stdout(&list).contains("secret-room"));
+    let ended = tokio::task::spawn_blocking(move || server.end("-TERM")).await.unwrap();
+    assert_eq!(ended.0.code(), Some(0));
+    assert!(directory.path().join("zynk.db").exists());
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.lines().count() >= 3, "{log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+    }
+    for name in ["secret-room", "alice-identity", token.trim(), secret] {
+        assert!(!log.contains(name), "{name} is in the log:\n{log}");
+    }
 }
 
 #[test]
