@@ -52,11 +52,12 @@ impl Room {
         for request in add_tracks {
             self.handle_add_track(&sid, request);
         }
+        // Before the offer, so that the first answer carries the tracks already.
+        self.subscribe_to_existing(&sid);
+        self.subscribe_to_existing_data_tracks(&sid);
         if let Some(offer) = offer {
             self.handle_offer(&sid, offer);
         }
-        self.subscribe_to_existing(&sid);
-        self.subscribe_to_existing_data_tracks(&sid);
         self.participant_changed(&sid, false);
         self.occupancy_changed();
     }

@@ -288,6 +288,9 @@ fn l46_who_never_connects_is_removed_after_a_minute() {
 #[test]
 fn l131_l132_tracks_and_offer_of_a_join_are_handled_after_it() {
     let mut world = World::new();
+    let bob = world.join_active(World::params("bob"));
+    world.publish(&bob, MediaKind::Audio);
+    world.actions();
     let mut params = World::single("alice");
     params.add_tracks = vec![add_track(MediaKind::Audio, "mic"), add_track(MediaKind::Video, "cam")];
     params.offer = Some(offer(1));
@@ -308,12 +311,13 @@ fn l131_l132_tracks_and_offer_of_a_join_are_handled_after_it() {
         .map(|action| match action {
             NodeAction::OpenConnection(_) => "open",
             NodeAction::ExpectTrack(_) => "expect",
+            NodeAction::Subscribe(_) => "subscribe",
             NodeAction::RemoteOffer { .. } => "offer",
             _ => "other",
         })
         .collect();
-    // The node knows what to look for when it reads the offer.
-    assert_eq!(kinds, ["open", "expect", "expect", "offer"]);
+    // The node knows what to look for, and what to send, when it reads the offer.
+    assert_eq!(kinds, ["open", "expect", "expect", "subscribe", "offer"]);
 }
 
 #[test]
