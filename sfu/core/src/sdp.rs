@@ -125,11 +125,11 @@ fn apply(media: &mut Media, role: &SectionRole) {
     });
     match role {
         SectionRole::Sending { stream_id, track_id } => {
-            push(media, "msid", format!("{stream_id} {track_id}"));
+            name_stream(media, format!("{stream_id} {track_id}"));
         }
         SectionRole::Reserved => {
             let mid = value(&media.attributes, "mid").unwrap_or_default().to_owned();
-            push(media, "msid", format!("reserved reserved-{mid}"));
+            name_stream(media, format!("reserved reserved-{mid}"));
         }
         SectionRole::Idle => {
             for attribute in &mut media.attributes {
@@ -298,8 +298,12 @@ fn set(attributes: &mut [Attribute], name: &str, value: &str) {
     }
 }
 
-fn push(media: &mut Media, name: &str, value: String) {
-    media.attributes.push(Attribute { attribute: name.to_owned(), value: Some(value) });
+/// Adds the stream's name before its SSRCs: there are readers that take lines in their order, and so would know
+/// the SSRCs as those of a stream without a name.
+fn name_stream(media: &mut Media, msid: String) {
+    let is_ssrc = |attribute: &Attribute| matches!(attribute.attribute.as_str(), "ssrc" | "ssrc-group");
+    let at = media.attributes.iter().position(is_ssrc).unwrap_or(media.attributes.len());
+    media.attributes.insert(at, Attribute { attribute: "msid".into(), value: Some(msid) });
 }
 
 /// A candidate line whose `ufrag` extension, if present, names the given user fragment.
