@@ -76,7 +76,7 @@ struct TwirpError {
     msg: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct Rooms {
     rooms: Vec<Room>,
@@ -99,12 +99,6 @@ struct Room {
 enum Seconds {
     Text(String),
     Number(u64),
-}
-
-impl Default for Rooms {
-    fn default() -> Self {
-        Self { rooms: Vec::new() }
-    }
 }
 
 impl Default for Seconds {
