@@ -256,7 +256,12 @@ impl RoomTask {
         let Some(session) = session else { return self.room.handle_input(now, unix_ms, input) };
         // One participant's messages may cost only that participant.
         let room = &mut self.room;
-        if catch_unwind(AssertUnwindSafe(|| room.handle_input(now, unix_ms, input))).is_err() {
+        let handling = AssertUnwindSafe(|| {
+            #[cfg(test)]
+            tests::fail_if_asked_to(&input);
+            room.handle_input(now, unix_ms, input);
+        });
+        if catch_unwind(handling).is_err() {
             tracing::error!(session = session.0, "handling a session failed; it is ended");
             self.inner.metrics.session_faults.inc();
             self.room.handle_input(now, unix_ms, RoomInput::SessionFaulted { session });
@@ -382,3 +387,6 @@ pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

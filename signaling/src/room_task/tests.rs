@@ -1,0 +1,219 @@
+//! Rooms as tasks: what holds between sessions, with the store, and with the node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use zynk_auth::{Claims, KeyRing, VideoGrants};
+use zynk_bus::{Bus, LocalBus};
+use zynk_protocol::livekit::leave_request::Action;
+use zynk_protocol::livekit::{self, SignalRequest, signal_request, signal_response};
+use zynk_protocol::{NodeCommand, NodeId, NodeInfo, RoomName};
+use zynk_store::{MemoryStore, Store};
+
+use super::RESPONSES_MAX;
+use crate::admin::AdminRequest;
+use crate::config::SignalingConfig;
+use crate::directory::{Directory, SessionHandle};
+use crate::join::{JoinError, JoinParams};
+use crate::room::RoomInput;
+
+/// How long a condition may take to come true.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A track of this name stands for a defect in the handling of its announcement.
+const DEFECT: &str = "a defect";
+
+pub(super) fn fail_if_asked_to(input: &RoomInput) {
+    if let RoomInput::Signal { request, .. } = input
+        && let Some(signal_request::Message::AddTrack(track)) = &request.message
+    {
+        assert_ne!(track.name, DEFECT);
+    }
+}
+
+struct Rig {
+    directory: Directory,
+    store: Arc<MemoryStore>,
+    node: Option<tokio::task::JoinHandle<()>>,
+    _webhooks: mpsc::Receiver<livekit::WebhookEvent>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(set_up: impl FnOnce(&mut SignalingConfig)) -> Self {
+        let mut rig = Self::without_node(set_up).await;
+        rig.1.node = Some(register(rig.0.as_ref()).await);
+        rig.1
+    }
+
+    async fn without_node(set_up: impl FnOnce(&mut SignalingConfig)) -> (Arc<LocalBus>, Self) {
+        let mut config = SignalingConfig::default();
+        set_up(&mut config);
+        let keys = Arc::new(KeyRing::single("devkey", "secret"));
+        let bus = Arc::new(LocalBus::new());
+        let store = Arc::new(MemoryStore::new());
+        let (sender, webhooks) = mpsc::channel(100);
+        let directory = Directory::new(
+            Arc::new(config),
+            keys,
+            Arc::clone(&store) as Arc<dyn Store>,
+            Arc::clone(&bus) as Arc<dyn Bus>,
+            sender,
+        );
+        (bus, Self { directory, store, node: None, _webhooks: webhooks })
+    }
+
+    fn params(&self, identity: &str) -> JoinParams {
+        let claims = Claims { video: VideoGrants::join("lobby"), ..Claims::for_identity(identity) };
+        JoinParams::from_claims(claims, &self.directory.config().limits).unwrap()
+    }
+
+    async fn join(&self, identity: &str) -> SessionHandle {
+        self.directory.join(self.params(identity)).await.unwrap()
+    }
+}
+
+/// A node that takes commands and does nothing.
+async fn register(bus: &LocalBus) -> tokio::task::JoinHandle<()> {
+    let node = NodeId::from_random(1);
+    let info = NodeInfo { node, region: String::new(), rooms: 0, connections: 0, load: 0.0 };
+    let mut commands: mpsc::Receiver<NodeCommand> = bus.register_node(info).await.unwrap();
+    tokio::spawn(async move { while commands.recv().await.is_some() {} })
+}
+
+async fn announce(session: &SessionHandle, cid: &str, name: &str) {
+    let track = livekit::AddTrackRequest { cid: cid.into(), name: name.into(), ..Default::default() };
+    let message = Some(signal_request::Message::AddTrack(track));
+    session.requests.send(Box::new(SignalRequest { message })).await.unwrap();
+}
+
+/// All that comes until the session ends.
+async fn rest(session: &mut SessionHandle) -> Vec<signal_response::Message> {
+    let all = async {
+        let mut messages = Vec::new();
+        while let Some(response) = session.responses.recv().await {
+            messages.extend(response.message);
+        }
+        messages
+    };
+    tokio::time::timeout(DEADLINE, all).await.expect("the session does not end")
+}
+
+async fn assert_alive(session: &mut SessionHandle, cid: &str) {
+    announce(session, cid, "").await;
+    let confirmed = async {
+        while let Some(response) = session.responses.recv().await {
+            if matches!(&response.message, Some(signal_response::Message::TrackPublished(p)) if p.cid == cid)
+            {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::time::timeout(DEADLINE, confirmed).await.expect("nothing came"), "the session has ended");
+}
+
+fn room_sid(session: &SessionHandle) -> String {
+    match &session.first.message {
+        Some(signal_response::Message::Join(join)) => join.room.as_ref().unwrap().sid.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn left(messages: &[signal_response::Message]) -> Action {
+    match messages.last() {
+        Some(signal_response::Message::Leave(leave)) => leave.action(),
+        _ => panic!("{messages:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_handling_fails_is_lost_alone() {
+    let rig = Rig::start().await;
+    let mut alice = rig.join("alice").await;
+    let mut bob = rig.join("bob").await;
+    announce(&alice, "cam", DEFECT).await;
+    assert_eq!(left(&rest(&mut alice).await), Action::Disconnect);
+    assert_alive(&mut bob, "cam").await;
+    assert_eq!(rig.directory.list_rooms(&[]).await[0].num_participants, 1);
+    assert_eq!(room_sid(&rig.join("alice").await), room_sid(&bob));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_loses_its_session_alone() {
+    let rig = Rig::start().await;
+    let mut slow = rig.join("slow").await;
+    let mut bob = rig.join("bob").await;
+    for number in 0..=RESPONSES_MAX {
+        let metadata = number.to_string();
+        let request = AdminRequest::UpdateRoomMetadata { metadata };
+        rig.directory.admin(&RoomName::new("lobby"), request).await.unwrap();
+        while bob.responses.try_recv().is_ok() {}
+    }
+    // It gets what was waiting, and then the end.
+    assert!(rest(&mut slow).await.len() <= RESPONSES_MAX);
+    assert_alive(&mut bob, "cam").await;
+}
+
+#[tokio::test]
+async fn a_room_whose_node_is_gone_sends_everybody_to_join_again() {
+    let mut rig = Rig::start().await;
+    let mut alice = rig.join("alice").await;
+    let node = rig.node.take().unwrap();
+    node.abort();
+    drop(node.await);
+    announce(&alice, "cam", "").await;
+    assert_eq!(left(&rest(&mut alice).await), Action::Reconnect);
+}
+
+#[tokio::test]
+async fn without_a_node_nobody_joins() {
+    let (bus, rig) = Rig::without_node(|_| {}).await;
+    let refused = rig.directory.join(rig.params("alice")).await.unwrap_err();
+    assert_eq!(refused, JoinError::Unavailable("no media node"));
+    // The failure does not stick.
+    let _node = register(&bus).await;
+    rig.join("alice").await;
+}
+
+#[tokio::test]
+async fn a_deleted_room_can_be_opened_at_once() {
+    let rig = Rig::start().await;
+    let name = RoomName::new("lobby");
+    let mut alice = rig.join("alice").await;
+    assert!(rig.store.room(&name).await.unwrap().is_some());
+    let first = room_sid(&alice);
+    rig.directory.delete_room(&name).await.unwrap();
+    assert_ne!(room_sid(&rig.join("bob").await), first);
+    assert_eq!(left(&rest(&mut alice).await), Action::Disconnect);
+    assert_eq!(rig.store.room(&name).await.unwrap().unwrap().name, name);
+}
+
+#[tokio::test]
+async fn a_stored_room_goes_on_where_it_was() {
+    let rig = Rig::start().await;
+    let request =
+        livekit::CreateRoomRequest { name: "lobby".into(), metadata: "m".into(), ..Default::default() };
+    let created = rig.directory.create_room(request).await.unwrap();
+    rig.directory.shutdown().await;
+    let (bus, mut next) = Rig::without_node(|_| {}).await;
+    next.node = Some(register(&bus).await);
+    next.store.put_room(&rig.store.room(&RoomName::new("lobby")).await.unwrap().unwrap()).await.unwrap();
+    let alice = next.join("alice").await;
+    let Some(signal_response::Message::Join(join)) = alice.first.message else { panic!() };
+    let room = join.room.unwrap();
+    assert_eq!((room.sid, room.metadata), (created.sid, "m".into()));
+}
+
+#[tokio::test]
+async fn rooms_are_bounded() {
+    let rig = Rig::with(|config| config.limits.rooms_max = 1).await;
+    rig.join("alice").await;
+    let request = livekit::CreateRoomRequest { name: "second".into(), ..Default::default() };
+    assert!(rig.directory.create_room(request).await.is_err());
+    rig.join("bob").await;
+}
