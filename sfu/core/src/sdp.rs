@@ -131,15 +131,13 @@ fn apply(media: &mut Media, role: &SectionRole) {
             let mid = value(&media.attributes, "mid").unwrap_or_default().to_owned();
             name_stream(media, format!("reserved reserved-{mid}"));
         }
+        // Its sources stay named: Chromium shows nothing of a source that went and came back.
         SectionRole::Idle => {
             for attribute in &mut media.attributes {
                 if matches!(attribute.attribute.as_str(), "sendonly" | "recvonly" | "sendrecv") {
                     attribute.attribute = "inactive".into();
                 }
             }
-            media
-                .attributes
-                .retain(|attribute| !matches!(attribute.attribute.as_str(), "ssrc" | "ssrc-group"));
         }
         SectionRole::Receiving { codec, red, dtx, stereo } => {
             if !red {

@@ -5,6 +5,7 @@ use zynk_protocol::{NodeEvent, SubscriptionFailure};
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
+    endpoint::Endpoint,
     selector::Selector,
 };
 
@@ -99,6 +100,11 @@ impl Shard {
     pub(super) fn want_keyframe_for(&mut self, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get(key.0) else { return };
         let Some(source) = subscription.source.filter(|_| subscription.is_flowing()) else { return };
+        // A keyframe that comes before the connection does is lost, and holds up the next request.
+        let receives = |endpoint: &Endpoint| endpoint.connection.is_connected();
+        if !self.endpoints.get(subscription.subscriber.0).is_some_and(receives) {
+            return;
+        }
         let Some(track) = self.tracks.get(source.0) else { return };
         let active = track.active(self.now);
         if let Some(target) = Selector::target(&active, subscription.settings.quality) {
