@@ -19,7 +19,7 @@ as_root() {
 }
 
 packages=(ca-certificates gcc libc6-dev git python3 python3-venv)
-[[ $purpose == build ]] || packages+=(curl openssl procps)
+[[ $purpose == build ]] || packages+=(procps)
 if command -v dpkg-query >/dev/null; then
   missing=()
   for package in "${packages[@]}"; do

@@ -221,7 +221,7 @@ fn no_file_knows_the_machine_it_was_written_on() {
 fn third_party_notices_name_every_package_that_is_shipped() {
     let notices = read(&workspace().join("THIRD-PARTY-NOTICES.md"));
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", "zynk", "--edges", "normal", "--prefix", "none", "--offline"])
+        .args(["tree", "--package", "zynk", "--edges", "normal", "--prefix", "none"])
         .args(["--locked", "--target", "x86_64-unknown-linux-gnu", "--format", "{p}"])
         .current_dir(workspace())
         .output()
