@@ -299,6 +299,16 @@ async fn unusable_sdp_ends_only_the_session_it_came_on() {
 async fn oversized_messages_end_only_the_session_they_came_on() {
     let server = LiveServer::start();
     let bystanders = Bystanders::start(&server).await;
+
+    // Compression is never agreed on, so that no message can inflate.
+    let url = format!("{}/rtc?protocol=16&sdk=rust", server.ws_url());
+    let mut request = url.into_client_request().unwrap();
+    let bearer = format!("Bearer {}", token(ROOM, "mallory"));
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    request.headers_mut().insert("sec-websocket-extensions", "permessage-deflate".parse().unwrap());
+    let (_, response) = connect_async(request).await.unwrap();
+    assert!(!response.headers().contains_key("sec-websocket-extensions"), "{response:?}");
+
     let mut mallory = RawClient::join(&server, "mallory").await;
     // The server may stop reading, and close, before everything is sent.
     let _ = mallory.0.send(Message::Binary(vec![0; MESSAGE_BYTES_MAX + 1].into())).await;

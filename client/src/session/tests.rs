@@ -13,7 +13,9 @@ use str0m::{
     rtp::{RtpWrite, SeqNo, Ssrc},
 };
 
-use super::*;
+use zynk_protocol::livekit::{data_packet, signal_response};
+
+use super::{negotiation::description, *};
 use crate::{Codec, SyntheticVideo};
 
 const CLIENT: &str = "10.0.0.1:4000";
