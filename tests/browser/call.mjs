@@ -54,10 +54,13 @@ await program(async (using) => {
     const found = await firstFrames(cleo);
     return found.length === 2 && found;
   }, MEDIA_START_LIMIT_MS);
-  for (const { identity, sinceClickMs, sinceLoadMs } of frames) {
-    console.log(`third participant: first frame of ${identity} ${sinceClickMs} ms after the click on Join, ${sinceLoadMs} ms after page load`);
+  for (const { identity, sinceJoinMs, sinceClickMs, sinceLoadMs } of frames) {
+    console.log(
+      `third participant: first frame of ${identity} ${sinceJoinMs} ms after connecting to the room, ` +
+        `${sinceClickMs} ms after the click on Join, ${sinceLoadMs} ms after page load`,
+    );
   }
-  const slowest = Math.max(...frames.map(({ sinceClickMs }) => sinceClickMs));
-  if (slowest >= FIRST_FRAME_LIMIT_MS) throw new Error(`a first frame took ${slowest} ms from the click on Join`);
+  const slowest = Math.max(...frames.map(({ sinceJoinMs }) => sinceJoinMs));
+  if (slowest >= FIRST_FRAME_LIMIT_MS) throw new Error(`a first frame took ${slowest} ms from connecting to the room`);
   await identitiesOf(ana, ['Ben', 'Cleo'], MEDIA_START_LIMIT_MS);
 });

@@ -118,10 +118,19 @@ export async function followTracks(page, durationMs) {
   });
 }
 
-/** Installed before a page loads: notes when Join is clicked and when each track shows its first frame. */
+/**
+ * Installed before a page loads: notes when Join is clicked, when the signal connection of the room is
+ * asked for, and when each track shows its first frame.
+ */
 export function noteFirstFrames() {
-  const notes = { clickedMs: undefined, frames: [] };
+  const notes = { clickedMs: undefined, joiningMs: undefined, frames: [] };
   window.__firstFrames = notes;
+  window.WebSocket = class extends WebSocket {
+    constructor(...args) {
+      super(...args);
+      notes.joiningMs ??= performance.now();
+    }
+  };
   document.addEventListener(
     'click',
     (event) => {
@@ -140,12 +149,13 @@ export function noteFirstFrames() {
 }
 
 /**
- * For each remote video: milliseconds from navigation (`sinceLoadMs`) and from the click on Join
- * (`sinceClickMs`) to its first frame being ready to show. Needs `noteFirstFrames` in the page.
+ * For each remote video: milliseconds from navigation (`sinceLoadMs`), from the click on Join
+ * (`sinceClickMs`) and from the page's connecting to the room (`sinceJoinMs`) to its first frame being
+ * ready to show. Needs `noteFirstFrames` in the page.
  */
 export function firstFrames(page) {
   return page.evaluate(() => {
-    const { clickedMs, frames } = window.__firstFrames;
+    const { clickedMs, joiningMs, frames } = window.__firstFrames;
     const found = [];
     for (const participant of window.__zynk.room.remoteParticipants.values()) {
       for (const publication of participant.videoTrackPublications.values()) {
@@ -156,6 +166,7 @@ export function firstFrames(page) {
             identity: participant.identity,
             sinceLoadMs: Math.round(frame.atMs),
             sinceClickMs: Math.round(frame.atMs - clickedMs),
+            sinceJoinMs: Math.round(frame.atMs - joiningMs),
           });
         }
       }

@@ -2,11 +2,12 @@
 import path from 'node:path';
 import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';
-import { untilReceiving } from './received-media.mjs';
+import { receivedTracks, untilReceiving } from './received-media.mjs';
 import { program, serverUnderTest } from './server-under-test.mjs';
 import { identitiesOf, joinWithWebClient } from './web-client.mjs';
 
 const LIMIT_MS = 30_000;
+const CLEAR_FRAMES = 200;
 const ROOM = 'weekly';
 const PEOPLE = [
   ['Ana', '#31546b', '#d9a679', '#7a2e3a'],
@@ -86,8 +87,19 @@ await program(async (using) => {
         ),
       LIMIT_MS,
     );
+    // The first pictures of a stream are coarse.
+    await until(
+      'clear pictures',
+      async () => {
+        const videos = (await receivedTracks(page)).filter(({ kind }) => kind === 'video');
+        return videos.length === others.length && videos.every(({ framesDecoded }) => framesDecoded > CLEAR_FRAMES);
+      },
+      LIMIT_MS,
+    );
     await page.screenshot({ path: path.join(folder, file) });
     console.log(path.join(folder, file));
+    await page.locator('[data-testid="leave-button"]').click();
+    await page.locator('[data-testid="rejoin-button"]').waitFor();
     await camera.close();
   }
 });
