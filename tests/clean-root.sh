@@ -10,7 +10,12 @@ set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 root=$(mktemp -d -t zynk-clean-root.XXXXXX)
 [[ -n ${KEEP:-} ]] || trap 'rm -rf --one-file-system "$root"' EXIT
-mirror=$(sed -nE 's/^(URIs: |deb +(\[.*\] +)?)(http[^ ]+).*/\3/p' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null | head -n 1)
+# Either file may be missing: the newer form has a folder of its own.
+sources=()
+for file in /etc/apt/sources.list.d/*.sources /etc/apt/sources.list; do
+  [[ ! -e $file ]] || sources+=("$file")
+done
+mirror=$(sed -nE 's/^(URIs: |deb +(\[.*\] +)?)(http[^ ]+).*/\3/p' "${sources[@]}" | head -n 1)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 rustup_home=${RUSTUP_HOME:-$HOME/.rustup}
 
