@@ -1,7 +1,9 @@
 //! One peer connection: ICE-lite, DTLS, SDP, RTP and data channels, on str0m.
 //!
-//! The only file of the crate that names str0m. Everything else speaks in the types declared here, so that
+//! The only module of the crate that names str0m. Everything else speaks in the types declared here, so that
 //! the media path can move out of str0m without a trace elsewhere.
+
+mod packet;
 
 use std::{
     fmt,
@@ -16,25 +18,31 @@ use str0m::{
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
     channel::{ChannelConfig, ChannelId, Reliability},
     config::{CryptoProvider, DtlsCert},
-    format::{
-        Codec as RtcCodec, PayloadParams, detect_av1_keyframe, detect_h264_keyframe, detect_h264_nalu,
-        detect_vp8_keyframe, detect_vp9_keyframe,
-    },
     media::{Direction, KeyframeRequestKind, MediaKind as RtcMediaKind},
     net::{Protocol, Receive, TcpType},
-    rtp::{Extension, ExtensionMap, ExtensionSerializer, ExtensionValues, RtpWrite, SeqNo, Vp8Descriptor},
+    rtp::{Extension, ExtensionMap, RtpWrite, SeqNo, Ssrc, Vp8Descriptor},
     stats::PeerStats,
 };
-use zynk_protocol::{DataKind, MediaKind, MimeType, NegotiationFailure};
+use zynk_protocol::{DataKind, MediaKind, NegotiationFailure};
 
 use crate::{Certificate, ShardError, Transmit, Transport};
 
+use packet::{DependencyDescriptorSerializer, payload_format};
+
+pub(crate) use packet::{
+    Codec, ForwardedPacket, MediaPacket, PacketExtensions, PayloadFormat, PictureIds, red_primary,
+};
 pub(crate) use str0m::media::{Mid, Pt, Rid};
 
 /// How long statistics are gathered before a report.
 const STATS_INTERVAL: Duration = Duration::from_secs(5);
 /// Video packets kept for retransmission to one subscriber and track; older ones are forgotten.
 const RTX_VIDEO_PACKETS: usize = 512;
+/// Video packets older than that come too late to be shown.
+const RTX_VIDEO_AGE_MAX: Duration = Duration::from_secs(3);
+/// Share of retransmissions in what a stream sends, beyond which requests are ignored. A burst of loss takes
+/// more than str0m's 15 %, and a frame that lacks one packet costs a keyframe.
+const RTX_VIDEO_SHARE_MAX: f32 = 0.35;
 /// Audio packets kept for retransmission.
 const RTX_AUDIO_PACKETS: usize = 64;
 /// What LiveKit's clients send at most in one data channel message, with room to spare; announced as
@@ -42,8 +50,6 @@ const RTX_AUDIO_PACKETS: usize = 64;
 const DATA_MESSAGE_BYTES_MAX: u32 = 65_535;
 /// Data channel bytes that wait for the network, per connection; beyond it messages are refused.
 const DATA_BUFFER_BYTES_MAX: usize = 1 << 20;
-/// NALU type of an H.264 sequence parameter set (ITU-T H.264, table 7-1), which begins a decodable picture.
-const H264_SPS: u8 = 7;
 /// URI of AV1's dependency descriptor, also sent with VP9 (AV1 RTP specification, appendix A).
 const DEPENDENCY_DESCRIPTOR: &str =
     "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
@@ -79,142 +85,6 @@ pub(crate) struct Credentials {
     pub(crate) ufrag: String,
     /// `a=ice-pwd`.
     pub(crate) password: String,
-}
-
-/// The codec families that the forwarder treats differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Codec {
-    /// Opus, plain.
-    Opus,
-    /// Opus with redundancy (RFC 2198).
-    Red,
-    Vp8,
-    Vp9,
-    H264,
-    Av1,
-    /// Anything else that was negotiated.
-    Other,
-}
-
-/// A negotiated payload format of the publisher, to be matched with a subscriber's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct PayloadFormat {
-    pub(crate) codec: Codec,
-    /// RTP clock, Hz.
-    pub(crate) clock_rate_hz: u32,
-    params: PayloadParams,
-}
-
-impl PayloadFormat {
-    /// Canonical MIME type of the codec.
-    pub(crate) fn mime(&self) -> MimeType {
-        match self.codec {
-            Codec::Opus => MimeType::new("audio/opus"),
-            Codec::Red => MimeType::new("audio/red"),
-            Codec::Vp8 => MimeType::new("video/VP8"),
-            Codec::Vp9 => MimeType::new("video/VP9"),
-            Codec::H264 => MimeType::new("video/H264"),
-            Codec::Av1 => MimeType::new("video/AV1"),
-            Codec::Other => MimeType::new(format!("{:?}", self.params.spec().codec).to_lowercase()),
-        }
-    }
-}
-
-#[cfg(test)]
-impl PayloadFormat {
-    /// A format that no connection negotiated.
-    pub(crate) fn unnegotiated(codec: Codec, clock_rate_hz: u32) -> Self {
-        let spec = str0m::format::CodecSpec {
-            codec: RtcCodec::Vp8,
-            clock_rate: str0m::media::Frequency::NINETY_KHZ,
-            channels: None,
-            format: Default::default(),
-        };
-        Self { codec, clock_rate_hz, params: PayloadParams::new(96.into(), None, spec) }
-    }
-}
-
-/// Header extension values that travel with a packet to its subscribers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PacketExtensions(ExtensionValues);
-
-impl PacketExtensions {
-    /// Loudness below the loudest possible, −dBov (RFC 6464): 0 loudest, 127 silent.
-    pub(crate) fn audio_level(&self) -> Option<u8> {
-        self.0.audio_level.map(|level| level.unsigned_abs())
-    }
-
-    /// The number of the frame in the dependency descriptor, if there is one.
-    pub(crate) fn frame_number(&self) -> Option<u16> {
-        let bytes = &self.0.user_values.get::<DependencyDescriptor>()?.0;
-        Some(u16::from_be_bytes([*bytes.get(1)?, *bytes.get(2)?]))
-    }
-
-    /// The same values with another frame number in the dependency descriptor.
-    pub(crate) fn with_frame_number(&self, number: u16) -> Self {
-        let mut values = self.0.clone();
-        if let Some(descriptor) = values.user_values.get::<DependencyDescriptor>() {
-            let mut bytes = descriptor.0.clone();
-            if let Some(field) = bytes.get_mut(1..3) {
-                field.copy_from_slice(&number.to_be_bytes());
-            }
-            values.user_values.set(DependencyDescriptor(bytes));
-        }
-        Self(values)
-    }
-}
-
-/// An RTP packet from a publisher, decrypted.
-#[derive(Clone, Debug)]
-pub(crate) struct MediaPacket {
-    /// The section it came on.
-    pub(crate) mid: Mid,
-    /// Its simulcast encoding.
-    pub(crate) rid: Option<Rid>,
-    pub(crate) format: PayloadFormat,
-    /// Sequence number with rollovers.
-    pub(crate) sequence: u64,
-    /// RTP timestamp, in units of the format's clock.
-    pub(crate) timestamp: u32,
-    pub(crate) marker: bool,
-    pub(crate) payload: Arc<[u8]>,
-    pub(crate) extensions: PacketExtensions,
-    /// Decoding can start with this packet. False for audio.
-    pub(crate) keyframe: bool,
-}
-
-/// An RTP packet for one subscriber.
-#[derive(Clone, Debug)]
-pub(crate) struct ForwardedPacket {
-    pub(crate) payload_type: Pt,
-    /// Sequence number with rollovers; the first one of a stream is below 65 536.
-    pub(crate) sequence: u64,
-    pub(crate) timestamp: u32,
-    pub(crate) marker: bool,
-    pub(crate) payload: Arc<[u8]>,
-    pub(crate) extensions: PacketExtensions,
-    /// VP8 picture id and TL0PICIDX to write over the payload's.
-    pub(crate) vp8: Option<Vp8Ids>,
-    /// Kept for retransmission.
-    pub(crate) retransmittable: bool,
-}
-
-/// Running numbers in VP8's payload descriptor (RFC 7741, section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vp8Ids {
-    /// 15 bits.
-    pub(crate) picture_id: u16,
-    pub(crate) tl0_pic_idx: Option<u8>,
-}
-
-impl Vp8Ids {
-    /// Reads them from a payload; none when the publisher does not send a 15-bit picture id.
-    pub(crate) fn of(payload: &[u8]) -> Option<Self> {
-        let descriptor = Vp8Descriptor::parse(payload).ok()?;
-        let long = payload.get(2).is_some_and(|byte| byte & 0x80 != 0);
-        let picture_id = descriptor.picture_id().filter(|_| long)?;
-        Some(Self { picture_id, tl0_pic_idx: descriptor.tl0_pic_idx() })
-    }
 }
 
 /// Why a media section cannot carry a track.
@@ -276,6 +146,8 @@ pub(crate) struct Connection {
     channels: [Option<ChannelId>; DataKind::ALL.len()],
     connected: bool,
     now: Instant,
+    /// Outgoing video streams whose retransmission is set up; one entry per section.
+    retransmitting: Vec<(Mid, Ssrc)>,
 }
 
 impl fmt::Debug for Connection {
@@ -304,7 +176,14 @@ impl Connection {
                 rtc.add_local_candidate(candidate);
             }
         }
-        Self { rtc, pending: None, channels: [None; DataKind::ALL.len()], connected: false, now }
+        Self {
+            rtc,
+            pending: None,
+            channels: [None; DataKind::ALL.len()],
+            connected: false,
+            now,
+            retransmitting: Vec::new(),
+        }
     }
 
     /// Whether ICE and DTLS came up; media and data can be sent.
@@ -396,17 +275,22 @@ impl Connection {
                 values.rid_repair = None;
                 values.transport_cc = None;
                 values.abs_send_time = None;
-                Some(ConnectionEvent::Media(MediaPacket {
+                let mut media = MediaPacket {
                     mid,
                     rid,
                     format,
                     sequence: *packet.seq_no,
                     timestamp: packet.header.timestamp,
                     marker: packet.header.marker,
-                    keyframe: starts_picture(format.codec, &packet.payload),
                     payload: packet.payload,
                     extensions: PacketExtensions(values),
-                }))
+                    keyframe: false,
+                    ids: None,
+                    layer: None,
+                    layers: None,
+                };
+                media.describe();
+                Some(ConnectionEvent::Media(media))
             }
             Event::KeyframeRequest(request) => Some(ConnectionEvent::KeyframeRequest { mid: request.mid }),
             Event::ChannelOpen(id, label) => {
@@ -471,6 +355,23 @@ impl Connection {
     /// Plain Opus of the same connection, for receivers that do not take redundancy.
     pub(crate) fn without_red(format: &PayloadFormat) -> PayloadFormat {
         PayloadFormat { codec: Codec::Opus, ..*format }
+    }
+
+    /// Sets up the retransmission of a section's outgoing video. Does nothing the second time: it would forget
+    /// what can be retransmitted.
+    pub(crate) fn set_retransmission(&mut self, mid: Mid) {
+        if !self.rtc.media(mid).is_some_and(|media| media.kind() == RtcMediaKind::Video) {
+            return;
+        }
+        let mut direct = self.rtc.direct_api();
+        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
+        let ssrc = stream.ssrc();
+        match self.retransmitting.iter_mut().find(|(known, _)| *known == mid) {
+            Some((_, known)) if *known == ssrc => return,
+            Some((_, known)) => *known = ssrc,
+            None => self.retransmitting.push((mid, ssrc)),
+        }
+        stream.set_rtx_cache(RTX_VIDEO_PACKETS, RTX_VIDEO_AGE_MAX, Some(RTX_VIDEO_SHARE_MAX));
     }
 
     /// Queues a packet on the outgoing stream of a section; [`Self::flush`] sends it.
@@ -619,12 +520,6 @@ pub(crate) struct Offer {
     pub(crate) added: Vec<Mid>,
 }
 
-/// The primary block of an RFC 2198 payload; none when it is malformed.
-pub(crate) fn red_primary(payload: &[u8]) -> Option<Arc<[u8]>> {
-    let blocks = str0m::rtp::RedDecoder::decode(payload).ok()?;
-    blocks.iter().find(|block| block.is_primary).map(|block| Arc::from(block.payload))
-}
-
 fn configuration(certificate: &Certificate) -> RtcConfig {
     let mut extensions = ExtensionMap::standard();
     extensions.set(5, Extension::AbsoluteCaptureTime);
@@ -649,30 +544,6 @@ fn configuration(certificate: &Certificate) -> RtcConfig {
         .set_send_buffer_audio(RTX_AUDIO_PACKETS)
         .set_sctp_max_message_size(DATA_MESSAGE_BYTES_MAX)
         .set_sctp_max_buffered_amount(DATA_BUFFER_BYTES_MAX)
-}
-
-fn starts_picture(codec: Codec, payload: &[u8]) -> bool {
-    match codec {
-        Codec::Vp8 => detect_vp8_keyframe(payload),
-        Codec::Vp9 => detect_vp9_keyframe(payload),
-        Codec::H264 => detect_h264_keyframe(payload) || detect_h264_nalu(payload, H264_SPS),
-        Codec::Av1 => detect_av1_keyframe(payload),
-        Codec::Opus | Codec::Red | Codec::Other => false,
-    }
-}
-
-fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat {
-    let spec = params.spec();
-    let codec = match spec.codec {
-        RtcCodec::Opus if red => Codec::Red,
-        RtcCodec::Opus => Codec::Opus,
-        RtcCodec::Vp8 => Codec::Vp8,
-        RtcCodec::Vp9 => Codec::Vp9,
-        RtcCodec::H264 => Codec::H264,
-        RtcCodec::Av1 => Codec::Av1,
-        _ => Codec::Other,
-    };
-    PayloadFormat { codec, clock_rate_hz: spec.clock_rate.get(), params }
 }
 
 fn invalid(error: impl fmt::Display) -> NegotiationFailure {
@@ -708,43 +579,5 @@ fn channel_index(kind: DataKind) -> usize {
         DataKind::Reliable => 0,
         DataKind::Lossy => 1,
         DataKind::DataTrack => 2,
-    }
-}
-
-/// A dependency descriptor, as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DependencyDescriptor(Vec<u8>);
-
-/// Carries dependency descriptors through without reading them.
-#[derive(Debug)]
-struct DependencyDescriptorSerializer;
-
-impl ExtensionSerializer for DependencyDescriptorSerializer {
-    fn write_to(&self, buffer: &mut [u8], values: &ExtensionValues) -> usize {
-        let Some(DependencyDescriptor(bytes)) = values.user_values.get() else { return 0 };
-        match buffer.get_mut(..bytes.len()) {
-            Some(target) => {
-                target.copy_from_slice(bytes);
-                bytes.len()
-            }
-            None => 0,
-        }
-    }
-
-    fn parse_value(&self, bytes: &[u8], values: &mut ExtensionValues) -> bool {
-        values.user_values.set(DependencyDescriptor(bytes.to_vec()));
-        true
-    }
-
-    fn is_video(&self) -> bool {
-        true
-    }
-
-    fn is_audio(&self) -> bool {
-        false
-    }
-
-    fn requires_two_byte_form(&self, values: &ExtensionValues) -> bool {
-        values.user_values.get().is_some_and(|DependencyDescriptor(bytes)| bytes.len() > 16)
     }
 }

@@ -1,16 +1,19 @@
 //! One subscriber's share of one track: picks packets, renumbers them, hands them to the connection.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use zynk_protocol::{MediaKind, SubscriptionSettings, TrackSid};
+use zynk_protocol::{MediaKind, SubscriptionSettings, TrackQuality, TrackSid};
 
 use crate::{
     connection::{
-        Codec, Connection, ForwardedPacket, MediaPacket, Mid, PayloadFormat, Pt, Vp8Ids, red_primary,
+        Codec, Connection, ForwardedPacket, MediaPacket, Mid, PacketExtensions, PayloadFormat, Pt,
+        red_primary,
     },
-    rewriter::Rewriter,
+    layers::{LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
+    rewriter::{Rewriter, Rewritten},
     selector::{Selection, Selector},
     shard::{EndpointKey, TrackKey},
+    vp9,
 };
 
 /// A subscription and how far its negotiation got.
@@ -29,11 +32,24 @@ pub(crate) struct Subscription {
     forwarder: Forwarder,
 }
 
+/// A packet of a track, and what the track is sending.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) kind: MediaKind,
+    pub(crate) packet: &'a MediaPacket,
+    /// The encoding that the packet belongs to.
+    pub(crate) encoding: usize,
+    /// Which encodings of the track are being sent.
+    pub(crate) active: &'a [bool],
+    /// The highest spatial layer of the encoding that is being sent.
+    pub(crate) highest_layer: u8,
+}
+
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Forwarded {
-    /// It was handed to the connection.
-    pub(crate) sent: bool,
+    /// Payload bytes handed to the connection; none if nothing was.
+    pub(crate) sent_bytes: Option<usize>,
     /// A keyframe of this encoding is needed to start, or to switch to it.
     pub(crate) keyframe: Option<usize>,
     /// The subscriber does not accept the codec.
@@ -47,7 +63,12 @@ impl Subscription {
         stream_id: String,
         settings: SubscriptionSettings,
     ) -> Self {
-        let forwarder = Forwarder { selector: Selector::default(), rewriter: None, output: None };
+        let forwarder = Forwarder {
+            selector: Selector::default(),
+            layers: LayerSelector::default(),
+            rewriter: None,
+            output: None,
+        };
         Self { subscriber, track, source: None, stream_id, settings, mid: None, negotiated: false, forwarder }
     }
 
@@ -82,43 +103,64 @@ impl Subscription {
         self.negotiated && !self.settings.paused && self.mid.is_some()
     }
 
-    /// Forwards a packet of encoding `index`; `active` tells which encodings of the track are being sent.
+    /// Whether a keyframe would bring what the settings ask for and is not sent yet.
+    pub(crate) fn wants_keyframe(&self, active: &[bool], highest_layer: u8) -> bool {
+        let quality = self.settings.quality;
+        Selector::target(active, quality).is_some_and(|target| self.forwarder.selector.wants(target))
+            || self.forwarder.layers.wants(target_layer(active, quality), highest_layer)
+    }
+
+    /// Forwards a packet, or leaves it out.
     pub(crate) fn forward(
         &mut self,
         now: Instant,
-        kind: MediaKind,
-        packet: &MediaPacket,
-        index: usize,
-        active: &[bool],
+        arrival: Arrival<'_>,
         connection: &mut Connection,
     ) -> Forwarded {
-        let Some(mid) = self.mid.filter(|_| self.negotiated && !self.settings.paused) else {
-            return Forwarded::default();
+        let Some(mid) = self.mid.filter(|_| self.is_flowing()) else { return Forwarded::default() };
+        let Choice { action, keyframe } = self.forwarder.choose(arrival, self.settings.quality);
+        let sent = match action {
+            Action::Send { marker } => self.forwarder.send(now, mid, arrival, marker, connection),
+            Action::LeaveOut => Some(self.forwarder.leave_out(mid, arrival.packet, connection)),
+            Action::Ignore => Some(None),
         };
-        let Some(target) = Selector::target(active, self.settings.quality) else {
-            return Forwarded::default();
-        };
-        let can_start = kind == MediaKind::Audio || packet.keyframe;
-        let selection = self.forwarder.selector.select(index, target, can_start);
-        let keyframe = self.forwarder.selector.wants(target).then_some(target);
-        match selection {
-            Selection::Forward => {}
-            Selection::Switch => self.forwarder.switch(),
-            Selection::Drop => return Forwarded { keyframe, ..Forwarded::default() },
-        }
-        match self.forwarder.send(now, kind, mid, packet, connection) {
-            Some(sent) => Forwarded { sent, keyframe, unsupported: false },
+        match sent {
+            Some(sent_bytes) => Forwarded { sent_bytes, keyframe, unsupported: false },
             None => Forwarded { unsupported: true, ..Forwarded::default() },
         }
     }
 }
 
+/// The highest spatial layer to forward: all of them where the quality chooses among encodings.
+fn target_layer(active: &[bool], quality: TrackQuality) -> u8 {
+    if active.len() == 1 { wanted_layer(quality) } else { TOP_LAYER }
+}
+
 #[derive(Debug)]
 struct Forwarder {
     selector: Selector,
+    layers: LayerSelector,
     /// The section's, as long as there is one.
     rewriter: Option<Rewriter>,
     output: Option<OutputFormat>,
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// Send it, with this marker bit.
+    Send { marker: bool },
+    /// It belongs to the stream that is sent, but is not.
+    LeaveOut,
+    /// It belongs to another stream.
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    action: Action,
+    /// See [`Forwarded::keyframe`].
+    keyframe: Option<usize>,
 }
 
 /// How packets of a format go out.
@@ -142,15 +184,51 @@ impl Forwarder {
         }
     }
 
-    /// Hands a packet over. None if its codec is not accepted, false if it comes before the source's start.
+    /// Decides on a packet.
+    fn choose(&mut self, arrival: Arrival<'_>, quality: TrackQuality) -> Choice {
+        let Arrival { kind, packet, encoding, active, highest_layer } = arrival;
+        let ignore = Choice { action: Action::Ignore, keyframe: None };
+        if packet.payload.is_empty() {
+            // Padding of a sender that probes without retransmission payloads.
+            let action = if self.selector.is_current(encoding) { Action::LeaveOut } else { Action::Ignore };
+            return Choice { action, ..ignore };
+        }
+        let Some(target) = Selector::target(active, quality) else { return ignore };
+        let can_start = kind == MediaKind::Audio || packet.keyframe;
+        let selection = self.selector.select(encoding, target, can_start);
+        let keyframe = self.selector.wants(target).then_some(target);
+        match selection {
+            Selection::Forward => {}
+            Selection::Switch => {
+                self.switch();
+                self.layers.start(packet.layer);
+            }
+            Selection::Drop => return Choice { keyframe, ..ignore },
+        }
+        let Some(layer) = packet.layer else {
+            return Choice { action: Action::Send { marker: packet.marker }, keyframe };
+        };
+        let wanted = target_layer(active, quality);
+        let action = match self.layers.select(packet, layer, wanted) {
+            LayerSelection::Forward { picture_end } => Action::Send { marker: packet.marker || picture_end },
+            LayerSelection::Drop => Action::LeaveOut,
+        };
+        // In a keyframe, the layers above are about to come.
+        let lacks_layer = !layer.refresh && self.layers.wants(wanted, highest_layer);
+        Choice { action, keyframe: keyframe.or(lacks_layer.then_some(encoding)) }
+    }
+
+    /// Hands a packet over, and returns its bytes. `None` if its codec is not accepted, `Some(None)` if it
+    /// comes too late, or before the source's start.
     fn send(
         &mut self,
         now: Instant,
-        kind: MediaKind,
         mid: Mid,
-        packet: &MediaPacket,
+        arrival: Arrival<'_>,
+        marker: bool,
         connection: &mut Connection,
-    ) -> Option<bool> {
+    ) -> Option<Option<usize>> {
+        let Arrival { kind, packet, .. } = arrival;
         let output = match self.output {
             Some(output) if output.of == packet.format => output,
             _ => {
@@ -159,29 +237,48 @@ impl Forwarder {
                 output
             }
         };
-        let vp8 = (packet.format.codec == Codec::Vp8).then(|| Vp8Ids::of(&packet.payload)).flatten();
-        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.rewrite(now, packet, vp8));
-        let Some(numbers) = numbers else { return Some(false) };
-        let payload = match output.unwrap_red {
-            true => match red_primary(&packet.payload) {
+        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.rewrite(now, packet));
+        let Some(numbers) = numbers else { return Some(None) };
+        let payload = match (packet.format.codec, numbers.ids) {
+            (Codec::Red, _) if output.unwrap_red => match red_primary(&packet.payload) {
                 Some(primary) => primary,
-                None => return Some(false),
+                None => return Some(None),
             },
-            false => packet.payload.clone(),
+            (Codec::Vp9, Some(ids)) if numbers.ids != packet.ids => vp9::with_ids(&packet.payload, ids),
+            _ => packet.payload.clone(),
         };
-        Some(connection.write(
-            mid,
-            ForwardedPacket {
-                payload_type: output.payload_type,
-                sequence: numbers.sequence,
-                timestamp: numbers.timestamp,
-                marker: packet.marker,
-                payload,
-                extensions: numbers.extensions,
-                vp8: numbers.vp8,
-                retransmittable: kind == MediaKind::Video,
-            },
-        ))
+        let vp8 = numbers.ids.filter(|_| packet.format.codec == Codec::Vp8);
+        let retransmittable = kind == MediaKind::Video;
+        let packet = ForwardedPacket {
+            marker,
+            vp8,
+            retransmittable,
+            ..forwarded(numbers, output.payload_type, payload)
+        };
+        let bytes = packet.payload.len();
+        Some(connection.write(mid, packet).then_some(bytes))
+    }
+
+    /// Leaves a packet out. If the receiver waits for it, an empty one goes in its place.
+    fn leave_out(&mut self, mid: Mid, packet: &MediaPacket, connection: &mut Connection) -> Option<usize> {
+        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.leave_out(packet));
+        let (Some(numbers), Some(output)) = (numbers, self.output) else { return None };
+        let empty = forwarded(numbers, output.payload_type, Arc::from([]));
+        let empty = ForwardedPacket { extensions: PacketExtensions::default(), ..empty };
+        connection.write(mid, empty).then_some(0)
+    }
+}
+
+fn forwarded(numbers: Rewritten, payload_type: Pt, payload: Arc<[u8]>) -> ForwardedPacket {
+    ForwardedPacket {
+        payload_type,
+        sequence: numbers.sequence,
+        timestamp: numbers.timestamp,
+        marker: false,
+        payload,
+        extensions: numbers.extensions,
+        vp8: None,
+        retransmittable: true,
     }
 }
 
@@ -193,3 +290,6 @@ fn output_format(mid: Mid, format: PayloadFormat, connection: &Connection) -> Op
     let payload_type = connection.payload_type(mid, &plain).ok()?;
     Some(OutputFormat { of: format, payload_type, unwrap_red: true })
 }
+
+#[cfg(test)]
+mod tests;

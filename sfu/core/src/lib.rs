@@ -23,12 +23,14 @@ mod demux;
 mod endpoint;
 mod forwarder;
 mod io;
+mod layers;
 mod rewriter;
 mod sdp;
 mod selector;
 mod shard;
 mod speakers;
 mod track;
+mod vp9;
 
 pub use config::{Certificate, ShardConfig, ShardError, ShardIndex};
 pub use demux::shard_of;

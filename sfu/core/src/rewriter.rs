@@ -1,11 +1,11 @@
-//! Makes one continuous RTP stream out of packets from changing sources: sequence numbers, timestamps, VP8
-//! picture ids and frame numbers go on where the last source stopped.
+//! Makes one continuous RTP stream out of packets from changing sources, some of which are left out: sequence
+//! numbers, timestamps, picture ids and frame numbers go on where the last source stopped.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use rand::{Rng, RngExt};
 
-use crate::connection::{MediaPacket, PacketExtensions, Vp8Ids};
+use crate::connection::{MediaPacket, PacketExtensions, PictureIds};
 
 /// Numbers of a forwarded packet.
 #[derive(Clone, Debug)]
@@ -13,9 +13,13 @@ pub(crate) struct Rewritten {
     /// Sequence number with rollovers.
     pub(crate) sequence: u64,
     pub(crate) timestamp: u32,
-    pub(crate) vp8: Option<Vp8Ids>,
+    pub(crate) ids: Option<PictureIds>,
     pub(crate) extensions: PacketExtensions,
 }
+
+/// Runs of packets left out that are remembered, for packets that come late. With a run a picture, those of
+/// several seconds; packets from before them are not forwarded.
+const RUNS_MAX: usize = 128;
 
 /// The state of one outgoing stream.
 #[derive(Debug)]
@@ -25,22 +29,50 @@ pub(crate) struct Rewriter {
     last_timestamp: u32,
     /// When the packet with `last_timestamp` was forwarded.
     last_at: Option<Instant>,
-    last_vp8: Option<Vp8Ids>,
+    last_ids: Option<PictureIds>,
     last_frame: Option<u16>,
     source: Option<Source>,
+    /// What was left out of the source, from oldest to newest.
+    runs: VecDeque<Run>,
 }
 
-/// What is subtracted from a source's numbers.
+/// Packets of a source, one after the other, that have no outgoing numbers.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first: u64,
+    /// One past the last.
+    end: u64,
+    /// Packets that were left out before these.
+    before: u64,
+}
+
+impl Run {
+    /// Packets left out up to the run's end.
+    fn total(&self) -> u64 {
+        self.before.saturating_add(self.end.saturating_sub(self.first))
+    }
+}
+
+/// A source, and what is subtracted from its numbers.
 #[derive(Clone, Copy, Debug)]
 struct Source {
     /// The packet it began with. Earlier ones are not forwarded.
     first_sequence: u64,
     /// The outgoing number of that packet.
     sequence_base: u64,
-    timestamp_offset: u32,
-    picture_offset: u16,
-    tl0_offset: u8,
-    frame_offset: u16,
+    /// The highest packet that came.
+    highest: u64,
+    /// The timestamp of the last packet left out.
+    left_out_timestamp: Option<u32>,
+    offsets: Offsets,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Offsets {
+    timestamp: u32,
+    picture: u16,
+    tl0: u8,
+    frame: u16,
 }
 
 impl Rewriter {
@@ -51,55 +83,100 @@ impl Rewriter {
             next_sequence: random.random_range(1..0x8000),
             last_timestamp: random.random(),
             last_at: None,
-            last_vp8: None,
+            last_ids: None,
             last_frame: None,
             source: None,
+            runs: VecDeque::new(),
         }
     }
 
     /// The next packet begins a new source.
     pub(crate) fn switch(&mut self) {
         self.source = None;
+        self.runs.clear();
     }
 
-    /// Numbers for `packet`, or none if it came before the source's first packet.
-    pub(crate) fn rewrite(
-        &mut self,
-        now: Instant,
-        packet: &MediaPacket,
-        vp8: Option<Vp8Ids>,
-    ) -> Option<Rewritten> {
-        let source = match self.source {
-            Some(source) => source,
-            None => {
-                let source = self.begin(now, packet, vp8);
-                self.source = Some(source);
-                source
+    /// Leaves a packet out, so that those around it have adjoining numbers. When it comes so late that its
+    /// number was kept free for it, the receiver misses that number: it is returned, to send something empty.
+    pub(crate) fn leave_out(&mut self, packet: &MediaPacket) -> Option<Rewritten> {
+        let source = self.source.as_mut()?;
+        let number = packet.sequence;
+        if number <= source.highest {
+            let sequence = self.place(number)?;
+            self.next_sequence = self.next_sequence.max(sequence.saturating_add(1));
+            return Some(self.numbers(packet, sequence, None));
+        }
+        // What is missing between two packets left out of one picture would be left out as well.
+        let same_picture = source.left_out_timestamp == Some(packet.timestamp);
+        let end = number.saturating_add(1);
+        match self.runs.back_mut() {
+            Some(last) if last.end == number || (same_picture && last.end > source.highest) => last.end = end,
+            last => {
+                let before = last.map_or(0, |last| last.total());
+                if self.runs.len() >= RUNS_MAX {
+                    self.runs.pop_front();
+                }
+                self.runs.push_back(Run { first: number, end, before });
             }
+        }
+        source.highest = number;
+        source.left_out_timestamp = Some(packet.timestamp);
+        None
+    }
+
+    /// The outgoing number of a source's packet; none if it was left out, or came before the source's first
+    /// packet or everything that is remembered.
+    fn place(&self, number: u64) -> Option<u64> {
+        let source = self.source?;
+        let distance = number.checked_sub(source.first_sequence)?;
+        let left_out = match self.runs.iter().rfind(|run| run.first <= number) {
+            Some(run) if number < run.end => return None,
+            Some(run) => run.total(),
+            None if self.runs.front().is_some_and(|run| run.before > 0) => return None,
+            None => 0,
         };
-        let distance = packet.sequence.checked_sub(source.first_sequence)?;
-        let sequence = source.sequence_base.checked_add(distance)?;
-        let timestamp = packet.timestamp.wrapping_sub(source.timestamp_offset);
-        let vp8 = vp8.map(|ids| Vp8Ids {
-            picture_id: ids.picture_id.wrapping_sub(source.picture_offset) & 0x7fff,
-            tl0_pic_idx: ids.tl0_pic_idx.map(|index| index.wrapping_sub(source.tl0_offset)),
-        });
-        let frame = packet.extensions.frame_number().map(|number| number.wrapping_sub(source.frame_offset));
+        source.sequence_base.checked_add(distance.checked_sub(left_out)?)
+    }
+
+    /// Numbers for `packet`, or none if it came before the source's first packet, or too late.
+    pub(crate) fn rewrite(&mut self, now: Instant, packet: &MediaPacket) -> Option<Rewritten> {
+        if self.source.is_none() {
+            self.source = Some(self.begin(now, packet));
+        }
+        let sequence = self.place(packet.sequence)?;
+        let source = self.source.as_mut()?;
+        source.highest = source.highest.max(packet.sequence);
+        let numbers = self.numbers(packet, sequence, packet.ids);
         if sequence >= self.next_sequence {
             self.next_sequence = sequence.saturating_add(1);
-            self.last_timestamp = timestamp;
+            self.last_timestamp = numbers.timestamp;
             self.last_at = Some(now);
-            self.last_vp8 = vp8.or(self.last_vp8);
-            self.last_frame = frame.or(self.last_frame);
+            self.last_ids = numbers.ids.or(self.last_ids);
+            self.last_frame = numbers.extensions.frame_number().or(self.last_frame);
         }
-        let extensions = match frame {
-            Some(number) if source.frame_offset != 0 => packet.extensions.with_frame_number(number),
-            _ => packet.extensions.clone(),
-        };
-        Some(Rewritten { sequence, timestamp, vp8, extensions })
+        Some(numbers)
     }
 
-    fn begin(&mut self, now: Instant, packet: &MediaPacket, vp8: Option<Vp8Ids>) -> Source {
+    fn numbers(&self, packet: &MediaPacket, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
+        let offsets = self.source.map(|source| source.offsets).unwrap_or_default();
+        let extensions = match packet.extensions.frame_number() {
+            Some(number) if offsets.frame != 0 => {
+                packet.extensions.with_frame_number(number.wrapping_sub(offsets.frame))
+            }
+            _ => packet.extensions.clone(),
+        };
+        Rewritten {
+            sequence,
+            timestamp: packet.timestamp.wrapping_sub(offsets.timestamp),
+            ids: ids.map(|ids| PictureIds {
+                picture_id: ids.picture_id.wrapping_sub(offsets.picture) & 0x7fff,
+                tl0_pic_idx: ids.tl0_pic_idx.map(|index| index.wrapping_sub(offsets.tl0)),
+            }),
+            extensions,
+        }
+    }
+
+    fn begin(&self, now: Instant, packet: &MediaPacket) -> Source {
         let timestamp = match self.last_at {
             None => self.last_timestamp,
             Some(at) => {
@@ -109,7 +186,7 @@ impl Rewriter {
                 self.last_timestamp.wrapping_add(ticks.max(1))
             }
         };
-        let (picture_offset, tl0_offset) = match (vp8, self.last_vp8) {
+        let (picture, tl0) = match (packet.ids, self.last_ids) {
             (Some(ids), Some(last)) => {
                 let picture = last.picture_id.wrapping_add(1);
                 let tl0 = last.tl0_pic_idx.unwrap_or(0).wrapping_add(1);
@@ -117,33 +194,30 @@ impl Rewriter {
             }
             _ => (0, 0),
         };
-        let frame_offset = match (packet.extensions.frame_number(), self.last_frame) {
+        let frame = match (packet.extensions.frame_number(), self.last_frame) {
             (Some(number), Some(last)) => number.wrapping_sub(last.wrapping_add(1)),
             _ => 0,
         };
         Source {
             first_sequence: packet.sequence,
             sequence_base: self.next_sequence,
-            timestamp_offset: packet.timestamp.wrapping_sub(timestamp),
-            picture_offset,
-            tl0_offset,
-            frame_offset,
+            highest: packet.sequence,
+            left_out_timestamp: None,
+            offsets: Offsets { timestamp: packet.timestamp.wrapping_sub(timestamp), picture, tl0, frame },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
-    use crate::connection::{Codec, Mid, PayloadFormat};
-
-    const CLOCK_RATE_HZ: u32 = 90_000;
+    use crate::connection::Codec;
 
     fn start() -> Instant {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -151,78 +225,143 @@ mod tests {
     }
 
     fn packet(sequence: u64, timestamp: u32) -> MediaPacket {
-        MediaPacket {
-            mid: Mid::from("0"),
-            rid: None,
-            format: PayloadFormat::unnegotiated(Codec::Vp8, CLOCK_RATE_HZ),
-            sequence,
-            timestamp,
-            marker: false,
-            payload: Arc::from([0_u8; 4]),
-            extensions: PacketExtensions::default(),
-            keyframe: false,
-        }
+        MediaPacket::unreceived(Codec::Vp8, sequence, timestamp, &[0; 4])
     }
 
-    fn ids(picture_id: u16, tl0: u8) -> Option<Vp8Ids> {
-        Some(Vp8Ids { picture_id, tl0_pic_idx: Some(tl0) })
+    fn with_ids(packet: MediaPacket, ids: Option<PictureIds>) -> MediaPacket {
+        MediaPacket { ids, ..packet }
+    }
+
+    fn ids(picture_id: u16, tl0: u8) -> Option<PictureIds> {
+        Some(PictureIds { picture_id, tl0_pic_idx: Some(tl0) })
     }
 
     #[test]
     fn a_switch_goes_on_where_the_last_source_stopped() {
         let now = start();
         let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(3));
-        let first = rewriter.rewrite(now, &packet(70_000, 5000), ids(100, 7)).unwrap();
+        let first = rewriter.rewrite(now, &with_ids(packet(70_000, 5000), ids(100, 7))).unwrap();
         assert!(first.sequence < 65_536);
-        let second = rewriter.rewrite(now, &packet(70_001, 8000), ids(101, 8)).unwrap();
+        let second = rewriter.rewrite(now, &with_ids(packet(70_001, 8000), ids(101, 8))).unwrap();
         assert_eq!(second.sequence, first.sequence + 1);
         assert_eq!(second.timestamp.wrapping_sub(first.timestamp), 3000);
         rewriter.switch();
         let later = now + Duration::from_millis(100);
-        let third = rewriter.rewrite(later, &packet(3, 77), ids(32_767, 255)).unwrap();
+        let third = rewriter.rewrite(later, &with_ids(packet(3, 77), ids(32_767, 255))).unwrap();
         assert_eq!(third.sequence, second.sequence + 1);
         assert_eq!(third.timestamp.wrapping_sub(second.timestamp), 9000, "100 ms of a 90 kHz clock");
-        let second_ids = second.vp8.unwrap();
-        assert_eq!(third.vp8, ids(second_ids.picture_id + 1, second_ids.tl0_pic_idx.unwrap() + 1));
-        let fourth = rewriter.rewrite(later, &packet(4, 3077), ids(0, 0)).unwrap();
-        assert_eq!(fourth.vp8, ids(second_ids.picture_id + 2, second_ids.tl0_pic_idx.unwrap() + 2));
+        let second_ids = second.ids.unwrap();
+        assert_eq!(third.ids, ids(second_ids.picture_id + 1, second_ids.tl0_pic_idx.unwrap() + 1));
+        let fourth = rewriter.rewrite(later, &with_ids(packet(4, 3077), ids(0, 0))).unwrap();
+        assert_eq!(fourth.ids, ids(second_ids.picture_id + 2, second_ids.tl0_pic_idx.unwrap() + 2));
     }
 
     #[test]
     fn late_packets_keep_their_place_and_those_before_the_start_are_left_out() {
         let now = start();
         let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(4));
-        let first = rewriter.rewrite(now, &packet(10, 0), None).unwrap().sequence;
-        assert_eq!(rewriter.rewrite(now, &packet(13, 0), None).unwrap().sequence, first + 3);
-        assert_eq!(rewriter.rewrite(now, &packet(11, 0), None).unwrap().sequence, first + 1);
-        assert!(rewriter.rewrite(now, &packet(9, 0), None).is_none());
+        let first = rewriter.rewrite(now, &packet(10, 0)).unwrap().sequence;
+        assert_eq!(rewriter.rewrite(now, &packet(13, 0)).unwrap().sequence, first + 3);
+        assert_eq!(rewriter.rewrite(now, &packet(11, 0)).unwrap().sequence, first + 1);
+        assert!(rewriter.rewrite(now, &packet(9, 0)).is_none());
         rewriter.switch();
-        assert_eq!(rewriter.rewrite(now, &packet(500, 0), None).unwrap().sequence, first + 4);
+        assert_eq!(rewriter.rewrite(now, &packet(500, 0)).unwrap().sequence, first + 4);
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_no_gap() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(5));
+        let first = rewriter.rewrite(now, &packet(10, 0)).unwrap().sequence;
+        assert!(rewriter.leave_out(&packet(11, 0)).is_none());
+        assert!(rewriter.leave_out(&packet(12, 0)).is_none());
+        assert_eq!(rewriter.rewrite(now, &packet(14, 1)).unwrap().sequence, first + 2, "13 is on its way");
+        assert!(rewriter.leave_out(&packet(15, 1)).is_none());
+        assert_eq!(rewriter.rewrite(now, &packet(16, 2)).unwrap().sequence, first + 3);
+        assert_eq!(rewriter.rewrite(now, &packet(13, 1)).unwrap().sequence, first + 1);
+        assert!(rewriter.rewrite(now, &packet(12, 0)).is_none(), "its number is another's now");
+    }
+
+    #[test]
+    fn a_number_that_was_kept_for_nothing_is_given_back() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(6));
+        let first = rewriter.rewrite(now, &packet(10, 0)).unwrap().sequence;
+        assert_eq!(rewriter.rewrite(now, &packet(12, 1)).unwrap().sequence, first + 2);
+        assert_eq!(rewriter.leave_out(&packet(11, 0)).unwrap().sequence, first + 1);
+        assert!(rewriter.leave_out(&packet(13, 1)).is_none());
+        assert!(rewriter.leave_out(&packet(15, 1)).is_none(), "14 is of the same picture, and left out too");
+        assert_eq!(rewriter.rewrite(now, &packet(16, 2)).unwrap().sequence, first + 3);
+        assert!(rewriter.leave_out(&packet(14, 1)).is_none());
+    }
+
+    #[test]
+    fn runs_are_forgotten_in_time() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(7));
+        rewriter.rewrite(now, &packet(0, 0)).unwrap();
+        for picture in 1..=1000 {
+            let timestamp = u32::try_from(picture).unwrap();
+            assert!(rewriter.leave_out(&packet(3 * picture, timestamp)).is_none());
+            rewriter.rewrite(now, &packet(3 * picture + 2, timestamp)).unwrap();
+        }
+        assert_eq!(rewriter.runs.len(), RUNS_MAX);
+        assert!(rewriter.rewrite(now, &packet(2998, 999)).is_some());
+        assert!(rewriter.rewrite(now, &packet(4, 1)).is_none(), "its place is not known any more");
     }
 
     proptest! {
-        /// Whatever sources follow each other, no outgoing number is used twice.
+        /// Whatever sources follow each other, with whatever left out, no outgoing number is used twice, and
+        /// the numbers have the order of the packets.
         #[test]
         fn sequence_numbers_are_never_reused(
             seed: u64,
-            sources in prop::collection::vec((0_u64..1 << 40, 1_usize..40, any::<u32>()), 1..8),
+            sources in prop::collection::vec((0_u64..1 << 40, any::<u32>(), arrivals()), 1..8),
         ) {
             let mut now = start();
             let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(seed));
             let mut seen = std::collections::HashSet::new();
-            for (base, count, timestamp) in sources {
+            for (base, timestamp, arrivals) in sources {
                 rewriter.switch();
-                // Arrival order within a source: pairs swapped after the first packet.
-                let mut order: Vec<u64> = (0..count as u64).collect();
-                for pair in order[1..].chunks_mut(2) {
-                    pair.reverse();
-                }
-                for offset in order {
+                let mut places = std::collections::BTreeMap::new();
+                let complete = arrivals.iter().all(|(_, lost, _)| !lost);
+                for (index, (offset, lost, leave_out)) in arrivals.into_iter().enumerate() {
+                    if lost {
+                        continue;
+                    }
                     now += Duration::from_millis(5);
-                    let out = rewriter.rewrite(now, &packet(base + offset, timestamp), None).unwrap();
-                    prop_assert!(seen.insert(out.sequence));
+                    let packet = packet(base + offset, timestamp.wrapping_add(u32::try_from(offset).unwrap()));
+                    let out = match leave_out && index > 0 {
+                        true => rewriter.leave_out(&packet),
+                        false => rewriter.rewrite(now, &packet),
+                    };
+                    if let Some(out) = out {
+                        prop_assert!(seen.insert(out.sequence));
+                        places.insert(packet.sequence, out.sequence);
+                    }
+                }
+                let numbers: Vec<u64> = places.into_values().collect();
+                for pair in numbers.windows(2) {
+                    prop_assert!(pair[0] < pair[1]);
+                    prop_assert!(!complete || pair[0] + 1 == pair[1], "a gap: {:?}", numbers);
                 }
             }
         }
+    }
+
+    /// Packets of a source in the order in which they come, up to four places from where they belong: number,
+    /// whether it is lost on the way, whether to leave it out.
+    fn arrivals() -> impl Strategy<Value = Vec<(u64, bool, bool)>> {
+        let packet = (0_u64..5, prop::bool::weighted(0.1), prop::bool::weighted(0.4));
+        (prop::collection::vec(packet, 1..60), any::<bool>()).prop_map(|(packets, lossy)| {
+            let numbered = packets.into_iter().enumerate().map(|(index, (delay, lost, leave_out))| {
+                let number = index as u64;
+                let place = if number == 0 { 0 } else { number + delay };
+                (place, (number, lost && lossy && number > 0, leave_out))
+            });
+            let mut packets: Vec<_> = numbered.collect();
+            packets.sort_by_key(|(place, _)| *place);
+            packets.into_iter().map(|(_, packet)| packet).collect()
+        })
     }
 }

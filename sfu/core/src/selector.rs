@@ -46,6 +46,11 @@ impl Selector {
         }
     }
 
+    /// Whether `index` is what is being forwarded.
+    pub(crate) fn is_current(&self, index: usize) -> bool {
+        self.current == Some(index)
+    }
+
     /// Whether a keyframe of the target would change anything.
     pub(crate) fn wants(&self, target: usize) -> bool {
         self.current != Some(target)

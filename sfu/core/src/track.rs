@@ -6,6 +6,7 @@ use zynk_protocol::{MediaKind, TrackSid};
 
 use crate::{
     connection::{Mid, Rid},
+    layers::StreamLayers,
     shard::{EndpointKey, SubscriptionKey},
 };
 
@@ -33,13 +34,19 @@ pub(crate) struct Track {
 #[derive(Debug)]
 pub(crate) struct Encoding {
     pub(crate) rid: Option<Rid>,
+    pub(crate) layers: StreamLayers,
     last_packet_at: Option<Instant>,
     keyframes: KeyframeRequests,
 }
 
 impl Encoding {
     pub(crate) fn new(rid: Option<Rid>) -> Self {
-        Self { rid, last_packet_at: None, keyframes: KeyframeRequests::default() }
+        Self {
+            rid,
+            layers: StreamLayers::default(),
+            last_packet_at: None,
+            keyframes: KeyframeRequests::default(),
+        }
     }
 
     /// Notes a packet.

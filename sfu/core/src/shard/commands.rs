@@ -220,7 +220,7 @@ impl Shard {
         let changed = subscription.settings != settings;
         subscription.configure(settings);
         if changed {
-            self.want_keyframe_for(key);
+            self.want_keyframe_for_settings(key);
         }
     }
 

@@ -6,6 +6,7 @@ use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
+    forwarder::Arrival,
     selector::Selector,
 };
 
@@ -20,9 +21,10 @@ impl Shard {
         let Some(key) = publisher.section(packet.mid).and_then(|section| section.track) else { return };
         let Some(track) = self.tracks.get_mut(key.0) else { return };
         let Some(index) = track.encoding_index(packet.rid) else { return };
-        if let Some(encoding) = track.encodings.get_mut(index) {
-            encoding.observe(now, packet.keyframe);
-        }
+        let Some(encoding) = track.encodings.get_mut(index) else { return };
+        encoding.observe(now, packet.keyframe);
+        encoding.layers.observe(now, packet);
+        let highest_layer = encoding.layers.highest(now);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
         if let Some(level) = packet.extensions.audio_level()
@@ -31,11 +33,8 @@ impl Shard {
             let level = if track.muted { u8::MAX } else { level };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
-        if packet.payload.is_empty() {
-            return; // padding of a sender that probes without retransmission payloads
-        }
         let active = track.active(now);
-        let kind = track.kind;
+        let arrival = Arrival { kind: track.kind, packet, encoding: index, active: &active, highest_layer };
         let mut keyframes = Vec::new();
         let mut unsupported = Vec::new();
         for subscription_key in &track.subscribers {
@@ -48,7 +47,7 @@ impl Shard {
             if !receiver.connection.is_connected() {
                 continue;
             }
-            let outcome = subscription.forward(now, kind, packet, index, &active, &mut receiver.connection);
+            let outcome = subscription.forward(now, arrival, &mut receiver.connection);
             if let Some(encoding) = outcome.keyframe
                 && !keyframes.contains(&encoding)
             {
@@ -57,13 +56,12 @@ impl Shard {
             if outcome.unsupported {
                 unsupported.push(*subscription_key);
             }
-            if !outcome.sent {
-                continue;
-            }
+            let Some(sent_bytes) = outcome.sent_bytes else { continue };
+            let sent_bytes = u64::try_from(sent_bytes).unwrap_or(0);
             receiver.traffic.packets_sent += 1;
-            receiver.traffic.bytes_sent += bytes;
+            receiver.traffic.bytes_sent += sent_bytes;
             self.stats.rtp_packets_sent += 1;
-            self.stats.rtp_bytes_sent += bytes;
+            self.stats.rtp_bytes_sent += sent_bytes;
             if !receiver.dirty {
                 receiver.dirty = true;
                 self.dirty.push(receiver_key);
@@ -93,6 +91,22 @@ impl Shard {
         let Some(endpoint) = self.endpoints.get(key.0) else { return };
         for subscription in endpoint.order.clone() {
             self.want_keyframe_for(subscription);
+        }
+    }
+
+    /// Same, if what the settings ask for needs one: less quality in one stream does not.
+    pub(super) fn want_keyframe_for_settings(&mut self, key: SubscriptionKey) {
+        let needed = || {
+            let subscription = self.subscriptions.get(key.0)?;
+            let track = self.tracks.get(subscription.source?.0)?;
+            let highest = match track.encodings.as_slice() {
+                [single] => single.layers.highest(self.now),
+                _ => 0,
+            };
+            Some(subscription.wants_keyframe(&track.active(self.now), highest))
+        };
+        if needed().unwrap_or(false) {
+            self.want_keyframe_for(key);
         }
     }
 

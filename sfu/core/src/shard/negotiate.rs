@@ -260,6 +260,9 @@ impl Shard {
     fn confirm_sections(&mut self, key: EndpointKey) {
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let connection = endpoint.id;
+        for section in endpoint.sections.iter().filter(|section| section.subscription.is_some()) {
+            endpoint.connection.set_retransmission(section.mid);
+        }
         let placed: Vec<SubscriptionKey> =
             endpoint.sections.iter().filter_map(|section| section.subscription).collect();
         for subscription_key in placed {

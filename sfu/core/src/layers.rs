@@ -1,0 +1,173 @@
+//! Spatial layers inside one stream (SVC): which there are, and which of them a subscription forwards.
+//!
+//! A layer's frame depends on earlier frames of its own layer, on the layer below in the same picture, or on
+//! both; never on a layer above. So layers can be left out from the top at any picture, and come back where
+//! their frame depends on no earlier picture: with `L3T3_KEY` that is a keyframe.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use zynk_protocol::TrackQuality;
+
+use crate::connection::MediaPacket;
+
+/// Spatial layers that descriptors can number.
+const LAYERS_MAX: usize = 8;
+/// Stands for the highest layer, whichever that is.
+pub(crate) const TOP_LAYER: u8 = 7;
+/// A layer counts as stopped when nothing came for so long.
+const LAYER_IDLE: Duration = Duration::from_millis(1500);
+/// Pictures whose choice of layers is remembered, for packets that come late. Packets of older ones are
+/// left out.
+const PICTURES_MAX: usize = 64;
+
+/// The place of a packet in a stream with spatial layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layer {
+    /// 0 is the smallest.
+    pub(crate) spatial: u8,
+    /// Its frame is predicted from no earlier picture.
+    pub(crate) refresh: bool,
+    /// The packet is its frame's last.
+    pub(crate) frame_end: bool,
+}
+
+/// The highest layer that a subscriber wants.
+pub(crate) fn wanted_layer(quality: TrackQuality) -> u8 {
+    match quality {
+        TrackQuality::Low => 0,
+        TrackQuality::Medium => 1,
+        TrackQuality::High => TOP_LAYER,
+    }
+}
+
+/// The layers of an encoding that are being sent.
+#[derive(Debug, Default)]
+pub(crate) struct StreamLayers {
+    seen_at: [Option<Instant>; LAYERS_MAX],
+}
+
+impl StreamLayers {
+    /// Notes a packet.
+    pub(crate) fn observe(&mut self, now: Instant, packet: &MediaPacket) {
+        if let Some(count) = packet.layers {
+            for gone in self.seen_at.iter_mut().skip(usize::from(count)) {
+                *gone = None;
+            }
+        }
+        if let Some(layer) = packet.layer
+            && let Some(seen) = self.seen_at.get_mut(usize::from(layer.spatial))
+        {
+            *seen = Some(now);
+        }
+    }
+
+    /// The highest one that is being sent; 0 for a stream without layers.
+    pub(crate) fn highest(&self, now: Instant) -> u8 {
+        let fresh =
+            |at: &Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < LAYER_IDLE);
+        let index = self.seen_at.iter().rposition(fresh).unwrap_or(0);
+        u8::try_from(index).unwrap_or(0)
+    }
+}
+
+/// What to do with a packet of a running stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LayerSelection {
+    /// Send it on; `picture_end` if it is the last that is sent of its picture.
+    Forward { picture_end: bool },
+    /// Leave it out.
+    Drop,
+}
+
+/// A subscription's choice among the spatial layers of one stream.
+#[derive(Debug, Default)]
+pub(crate) struct LayerSelector {
+    /// The lowest layer there is, with which the stream began.
+    lowest: u8,
+    /// The highest that pictures to come may have.
+    current: u8,
+    /// From oldest to newest.
+    pictures: VecDeque<Picture>,
+}
+
+/// What was chosen for a picture. All its packets have one timestamp.
+#[derive(Clone, Copy, Debug)]
+struct Picture {
+    timestamp: u32,
+    highest: u8,
+    /// One bit for each layer of which a packet was left out.
+    dropped: u8,
+}
+
+impl LayerSelector {
+    /// The stream begins with a packet of `layer`.
+    pub(crate) fn start(&mut self, layer: Option<Layer>) {
+        self.lowest = layer.map_or(0, |layer| layer.spatial);
+        self.current = self.lowest;
+        self.pictures.clear();
+    }
+
+    /// Decides on a packet, with `target` as the highest layer that is wanted.
+    pub(crate) fn select(&mut self, packet: &MediaPacket, layer: Layer, target: u8) -> LayerSelection {
+        let mut known = self.picture(packet.timestamp, target.max(self.lowest));
+        if known.is_none() && packet.keyframe {
+            // The publisher's clock was set back.
+            self.start(Some(layer));
+            known = self.picture(packet.timestamp, target.max(self.lowest));
+        }
+        let target = target.max(self.lowest);
+        let Some(index) = known else { return LayerSelection::Drop };
+        let newest = index + 1 == self.pictures.len();
+        let Some(picture) = self.pictures.get_mut(index) else { return LayerSelection::Drop };
+        let bit = 1_u8 << (layer.spatial & TOP_LAYER);
+        let next = layer.spatial == picture.highest.saturating_add(1) && layer.spatial <= target;
+        if newest && next && layer.refresh && picture.dropped & bit == 0 {
+            picture.highest = layer.spatial;
+            self.current = layer.spatial;
+        }
+        if layer.spatial > picture.highest {
+            picture.dropped |= bit;
+            return LayerSelection::Drop;
+        }
+        // At a refresh the next layer may be about to come back.
+        let is_last = layer.spatial == picture.highest && (!layer.refresh || layer.spatial >= target);
+        LayerSelection::Forward { picture_end: layer.frame_end && is_last }
+    }
+
+    /// Whether a keyframe would add a layer; `available` is the highest that is being sent.
+    pub(crate) fn wants(&self, target: u8, available: u8) -> bool {
+        self.current < target.min(available)
+    }
+
+    /// Where the picture stands among those remembered; it is added if it is new.
+    fn picture(&mut self, timestamp: u32, target: u8) -> Option<usize> {
+        let is_later = |other: &Picture| timestamp.wrapping_sub(other.timestamp) < 1 << 31;
+        let position = self.pictures.iter().rposition(is_later).map_or(0, |index| index + 1);
+        let before = position.checked_sub(1).and_then(|index| self.pictures.get(index)).copied();
+        if let Some(picture) = before
+            && picture.timestamp == timestamp
+        {
+            return position.checked_sub(1);
+        }
+        if before.is_none() && !self.pictures.is_empty() {
+            return None; // older than all that is remembered
+        }
+        let full = self.pictures.len() >= PICTURES_MAX;
+        if full {
+            self.pictures.pop_front();
+        }
+        let position = position.saturating_sub(usize::from(full));
+        if position == self.pictures.len() {
+            self.current = self.current.min(target);
+            self.pictures.push_back(Picture { timestamp, highest: self.current, dropped: 0 });
+            return Some(position);
+        }
+        // All of it is late: nothing is known of its layers but those of the picture before.
+        let highest = before?.highest.min(self.current);
+        self.pictures.insert(position, Picture { timestamp, highest, dropped: 0 });
+        Some(position)
+    }
+}
