@@ -42,6 +42,11 @@ fn chromium_and_firefox_exchange_av1() {
     Rig::start().node("browser/codecs.mjs", &["av1", "chromium", "firefox"], LIMIT);
 }
 
+#[test]
+fn a_viewer_goes_down_and_up_among_the_layers_of_one_vp9_stream() {
+    Rig::start().node("browser/layers.mjs", &["vp9", "L3T3_KEY"], LIMIT);
+}
+
 /// Firefox has no H264 encoder of its own: it downloads one.
 #[test]
 fn chromium_and_chromium_exchange_h264() {

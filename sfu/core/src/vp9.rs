@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_upper_layer_of_a_keyframe_is_no_start() {
-        let middle = parse(&[I | L | F | B | E, 0x92, 0x34, 0b000_1_001_1, 0x42]);
+        let middle = parse(&[I | L | F | B | E, 0x92, 0x34, 0x13, 0x42]);
         assert!(!middle.is_start());
         assert_eq!(middle.layer(), Some(Layer { spatial: 1, refresh: true, frame_end: true }));
         assert_eq!(middle.layers(), None);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn delta_frames_list_their_references_before_the_structure() {
-        let delta = parse(&[I | P | L | F | V, 0x12, 0b010_0_010_0, 3, 5, 4, 0b0100_0000]);
+        let delta = parse(&[I | P | L | F | V, 0x12, 0x44, 3, 5, 4, 0b0100_0000]);
         assert!(!delta.is_start());
         assert_eq!(delta.layer(), Some(Layer { spatial: 2, refresh: false, frame_end: false }));
         assert_eq!(delta.layers(), Some(3), "after the third reference");
@@ -169,9 +169,9 @@ mod tests {
     #[test]
     fn running_numbers_are_written_over_the_old_ones() {
         let ids = PictureIds { picture_id: 0x7ffe, tl0_pic_idx: Some(9) };
-        let payload: Arc<[u8]> = Arc::from([I | P | L | B, 0x92, 0x34, 0b010_0_010_0, 200, 0x42, 0x43]);
+        let payload: Arc<[u8]> = Arc::from([I | P | L | B, 0x92, 0x34, 0x44, 200, 0x42, 0x43]);
         let written = with_ids(&payload, ids);
-        assert_eq!(*written, [I | P | L | B, 0xff, 0xfe, 0b010_0_010_0, 9, 0x42, 0x43]);
+        assert_eq!(*written, [I | P | L | B, 0xff, 0xfe, 0x44, 9, 0x42, 0x43]);
         assert_eq!(parse(&written).ids(), Some(ids));
         assert!(Arc::ptr_eq(&with_ids(&written, ids), &written), "nothing to copy");
         let short: Arc<[u8]> = Arc::from([I | B, 0x12, 0x42]);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_is_refused() {
-        let whole = [I | P | L | F | V, 0x92, 0x34, 0b010_0_010_0, 3, 5, 4, 0b0100_0000];
+        let whole = [I | P | L | F | V, 0x92, 0x34, 0x44, 3, 5, 4, 0b0100_0000];
         for length in 0..whole.len() {
             assert_eq!(Descriptor::parse(&whole[..length]), None, "{length}");
         }

@@ -1,14 +1,22 @@
 // A participant without a user interface: what a page of the test programs calls to be in a room.
-const { Room, RoomEvent, Track } = window.LivekitClient;
+const { Room, RoomEvent, Track, VideoQuality } = window.LivekitClient;
 
 const received = [];
 
 window.__zynk = { room: undefined };
 
-/** Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec`. */
-window.join = async ({ url, token, codec, width = 640, height = 360, fps = 20, publish = true }) => {
+/**
+ * Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec` with the layers
+ * of `scalabilityMode`.
+ */
+window.join = async ({ url, token, codec, scalabilityMode, width = 640, height = 360, fps = 20, publish = true }) => {
   const room = new Room({
-    publishDefaults: { videoCodec: codec, backupCodec: false, simulcast: codec === 'vp8' || codec === undefined },
+    publishDefaults: {
+      videoCodec: codec,
+      scalabilityMode,
+      backupCodec: false,
+      simulcast: codec === 'vp8' || codec === undefined,
+    },
     videoCaptureDefaults: { resolution: { width, height, frameRate: fps } },
   });
   window.__zynk.room = room;
@@ -45,6 +53,13 @@ window.publishWhip = async ({ endpoint, token, codec, width = 640, height = 360,
   if (response.status !== 201) throw new Error(`WHIP: ${response.status} ${answer}`);
   await connection.setRemoteDescription({ type: 'answer', sdp: answer });
 };
+
+/** Asks for `quality` ('LOW', 'MEDIUM' or 'HIGH') of the camera of `identity`. */
+window.setVideoQuality = (identity, quality) =>
+  window.__zynk.room.remoteParticipants
+    .get(identity)
+    .getTrackPublication(Track.Source.Camera)
+    .setVideoQuality(VideoQuality[quality]);
 
 window.sendData = (text, options) => window.__zynk.room.localParticipant.publishData(new TextEncoder().encode(text), options);
 window.receivedData = () => received;
