@@ -288,6 +288,7 @@ impl Connection {
                     ids: None,
                     layer: None,
                     layers: None,
+                    targets: None,
                 };
                 media.describe();
                 Some(ConnectionEvent::Media(media))

@@ -9,7 +9,7 @@ use crate::{
         Codec, Connection, ForwardedPacket, MediaPacket, Mid, PacketExtensions, PayloadFormat, Pt,
         red_primary,
     },
-    layers::{LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
+    layers::{Announcement, LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
     rewriter::{Rewriter, Rewritten},
     selector::{Selection, Selector},
     shard::{EndpointKey, TrackKey},
@@ -120,7 +120,9 @@ impl Subscription {
         let Some(mid) = self.mid.filter(|_| self.is_flowing()) else { return Forwarded::default() };
         let Choice { action, keyframe } = self.forwarder.choose(arrival, self.settings.quality);
         let sent = match action {
-            Action::Send { marker } => self.forwarder.send(now, mid, arrival, marker, connection),
+            Action::Send { marker, announce } => {
+                self.forwarder.send(now, mid, arrival, (marker, announce), connection)
+            }
             Action::LeaveOut => Some(self.forwarder.leave_out(mid, arrival.packet, connection)),
             Action::Ignore => Some(None),
         };
@@ -149,7 +151,7 @@ struct Forwarder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     /// Send it, with this marker bit.
-    Send { marker: bool },
+    Send { marker: bool, announce: Option<Announcement> },
     /// It belongs to the stream that is sent, but is not.
     LeaveOut,
     /// It belongs to another stream.
@@ -206,11 +208,13 @@ impl Forwarder {
             Selection::Drop => return Choice { keyframe, ..ignore },
         }
         let Some(layer) = packet.layer else {
-            return Choice { action: Action::Send { marker: packet.marker }, keyframe };
+            return Choice { action: Action::Send { marker: packet.marker, announce: None }, keyframe };
         };
         let wanted = target_layer(active, quality);
         let action = match self.layers.select(packet, layer, wanted) {
-            LayerSelection::Forward { picture_end } => Action::Send { marker: packet.marker || picture_end },
+            LayerSelection::Forward { picture_end, announce } => {
+                Action::Send { marker: packet.marker || picture_end, announce }
+            }
             LayerSelection::Drop => Action::LeaveOut,
         };
         // In a keyframe, the layers above are about to come.
@@ -225,7 +229,7 @@ impl Forwarder {
         now: Instant,
         mid: Mid,
         arrival: Arrival<'_>,
-        marker: bool,
+        (marker, announce): (bool, Option<Announcement>),
         connection: &mut Connection,
     ) -> Option<Option<usize>> {
         let Arrival { kind, packet, .. } = arrival;
@@ -238,7 +242,13 @@ impl Forwarder {
             }
         };
         let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.rewrite(now, packet));
-        let Some(numbers) = numbers else { return Some(None) };
+        let Some(mut numbers) = numbers else { return Some(None) };
+        if let (Some(announce), Some(targets)) = (announce, packet.targets)
+            && let Some(descriptor) = numbers.extensions.dependency_descriptor()
+            && let Some(limited) = targets.limited(descriptor, announce.highest, announce.explicit)
+        {
+            numbers.extensions = numbers.extensions.with_dependency_descriptor(limited);
+        }
         let payload = match (packet.format.codec, numbers.ids) {
             (Codec::Red, _) if output.unwrap_red => match red_primary(&packet.payload) {
                 Some(primary) => primary,

@@ -11,7 +11,10 @@ use std::{
 
 use zynk_protocol::TrackQuality;
 
-use crate::connection::MediaPacket;
+use crate::{
+    connection::{Codec, MediaPacket},
+    dependency_descriptor::DescriptorReader,
+};
 
 /// Spatial layers that descriptors can number.
 const LAYERS_MAX: usize = 8;
@@ -47,11 +50,20 @@ pub(crate) fn wanted_layer(quality: TrackQuality) -> u8 {
 #[derive(Debug, Default)]
 pub(crate) struct StreamLayers {
     seen_at: [Option<Instant>; LAYERS_MAX],
+    descriptors: DescriptorReader,
 }
 
 impl StreamLayers {
-    /// Notes a packet.
-    pub(crate) fn observe(&mut self, now: Instant, packet: &MediaPacket) {
+    /// Notes a packet, and completes it with what its dependency descriptor says.
+    pub(crate) fn observe(&mut self, now: Instant, packet: &mut MediaPacket) {
+        if matches!(packet.format.codec, Codec::Av1 | Codec::Vp9)
+            && let Some(descriptor) = packet.extensions.dependency_descriptor()
+            && let Some(described) = self.descriptors.read(descriptor, packet.timestamp)
+        {
+            packet.layer = packet.layer.or(Some(described.layer));
+            packet.layers = packet.layers.or(described.layers);
+            packet.targets = Some(described.targets);
+        }
         if let Some(count) = packet.layers {
             for gone in self.seen_at.iter_mut().skip(usize::from(count)) {
                 *gone = None;
@@ -77,9 +89,17 @@ impl StreamLayers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LayerSelection {
     /// Send it on; `picture_end` if it is the last that is sent of its picture.
-    Forward { picture_end: bool },
+    Forward { picture_end: bool, announce: Option<Announcement> },
     /// Leave it out.
     Drop,
+}
+
+/// What to tell the receiver about the layers that are sent from a picture on. Said with its lowest layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) highest: u8,
+    /// Less was announced since the last keyframe.
+    pub(crate) explicit: bool,
 }
 
 /// A subscription's choice among the spatial layers of one stream.
@@ -89,6 +109,8 @@ pub(crate) struct LayerSelector {
     lowest: u8,
     /// The highest that pictures to come may have.
     current: u8,
+    /// The least that was announced since the last keyframe.
+    announced: u8,
     /// From oldest to newest.
     pictures: VecDeque<Picture>,
 }
@@ -134,7 +156,12 @@ impl LayerSelector {
         }
         // At a refresh the next layer may be about to come back.
         let is_last = layer.spatial == picture.highest && (!layer.refresh || layer.spatial >= target);
-        LayerSelection::Forward { picture_end: layer.frame_end && is_last }
+        let announce = (layer.spatial == self.lowest).then(|| {
+            let highest = if layer.refresh { target } else { picture.highest };
+            self.announced = if layer.refresh { highest } else { self.announced.min(highest) };
+            Announcement { highest, explicit: self.announced < highest }
+        });
+        LayerSelection::Forward { picture_end: layer.frame_end && is_last, announce }
     }
 
     /// Whether a keyframe would add a layer; `available` is the highest that is being sent.

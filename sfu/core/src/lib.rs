@@ -20,6 +20,7 @@
 mod config;
 mod connection;
 mod demux;
+mod dependency_descriptor;
 mod endpoint;
 mod forwarder;
 mod io;

@@ -283,7 +283,7 @@ impl Shard {
                 }
             }
             ConnectionEvent::Closed => self.close(key, Some(ConnectionState::Closed)),
-            ConnectionEvent::Media(packet) => self.forward(key, &packet),
+            ConnectionEvent::Media(packet) => self.forward(key, packet),
             ConnectionEvent::KeyframeRequest { mid } => self.handle_keyframe_request(key, mid),
             ConnectionEvent::DataChannelOpen { kind } => {
                 self.emit(key, NodeEvent::DataChannelOpen { connection, kind });

@@ -12,7 +12,7 @@ use str0m::{
 };
 use zynk_protocol::MimeType;
 
-use crate::{layers::Layer, vp9};
+use crate::{dependency_descriptor::DecodeTargets, layers::Layer, vp9};
 
 /// NALU type of an H.264 sequence parameter set (ITU-T H.264, table 7-1), which begins a decodable picture.
 const H264_SPS: u8 = 7;
@@ -93,15 +93,20 @@ impl PacketExtensions {
 
     /// The same values with another frame number in the dependency descriptor.
     pub(crate) fn with_frame_number(&self, number: u16) -> Self {
-        let mut values = self.0.clone();
-        if let Some(descriptor) = values.user_values.get::<DependencyDescriptor>() {
-            let mut bytes = descriptor.0.clone();
-            if let Some(field) = bytes.get_mut(1..3) {
+        let mut bytes = self.dependency_descriptor().unwrap_or_default().to_vec();
+        match bytes.get_mut(1..3) {
+            Some(field) => {
                 field.copy_from_slice(&number.to_be_bytes());
+                self.clone().with_dependency_descriptor(bytes)
             }
-            values.user_values.set(DependencyDescriptor(bytes));
+            None => self.clone(),
         }
-        Self(values)
+    }
+
+    /// The values with another dependency descriptor.
+    pub(crate) fn with_dependency_descriptor(mut self, bytes: Vec<u8>) -> Self {
+        self.0.user_values.set(DependencyDescriptor(bytes));
+        self
     }
 }
 
@@ -128,6 +133,8 @@ pub(crate) struct MediaPacket {
     pub(crate) layer: Option<Layer>,
     /// How many spatial layers the stream has from here on, where it says so.
     pub(crate) layers: Option<u8>,
+    /// What its dependency descriptor says of decode targets.
+    pub(crate) targets: Option<DecodeTargets>,
 }
 
 impl MediaPacket {
@@ -173,6 +180,7 @@ impl MediaPacket {
             ids: None,
             layer: None,
             layers: None,
+            targets: None,
         };
         packet.describe();
         packet

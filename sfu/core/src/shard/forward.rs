@@ -12,7 +12,7 @@ use crate::{
 
 impl Shard {
     /// Sends a publisher's packet to everyone who receives its track.
-    pub(super) fn forward(&mut self, from: EndpointKey, packet: &MediaPacket) {
+    pub(super) fn forward(&mut self, from: EndpointKey, mut packet: MediaPacket) {
         let now = self.now;
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
@@ -23,7 +23,7 @@ impl Shard {
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         encoding.observe(now, packet.keyframe);
-        encoding.layers.observe(now, packet);
+        encoding.layers.observe(now, &mut packet);
         let highest_layer = encoding.layers.highest(now);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
@@ -34,7 +34,8 @@ impl Shard {
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
         let active = track.active(now);
-        let arrival = Arrival { kind: track.kind, packet, encoding: index, active: &active, highest_layer };
+        let arrival =
+            Arrival { kind: track.kind, packet: &packet, encoding: index, active: &active, highest_layer };
         let mut keyframes = Vec::new();
         let mut unsupported = Vec::new();
         for subscription_key in &track.subscribers {
