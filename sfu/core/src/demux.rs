@@ -5,10 +5,14 @@
 //!                                      └─ DTLS, RTP, RTCP ─► learned address ─► connection
 //! ```
 //!
-//! An address is learned only from a STUN message that proves knowledge of the ICE password, so that nobody
-//! can attract or inject another participant's packets by guessing addresses.
+//! An address is learned only from a STUN message that proves knowledge of the ICE password. That proves who
+//! wrote the message, not from where: source addresses can be forged. So an address in use stays with its
+//! connection, whatever other connections claim.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use rand::{Rng, RngExt};
 use rustc_hash::FxHashMap;
@@ -17,6 +21,9 @@ use crate::{ShardIndex, Transport, connection::Credentials};
 
 /// Addresses that one connection may be reached at; the oldest is forgotten when a client shows more.
 const ADDRESSES_PER_CONNECTION_MAX: usize = 16;
+/// How long an address stays with its connection after the last authenticated STUN message from there: as
+/// long as consent to send lasts (RFC 7675, section 5.1).
+pub(crate) const ADDRESS_HELD: Duration = Duration::from_secs(30);
 /// Length of our user fragments: shard (2), then a random part that is hard to guess.
 const UFRAG_CHARS: usize = 18;
 /// Length of our ICE passwords; RFC 8445 wants at least 128 bits, here 24 × log2(62) = 142.
@@ -91,8 +98,15 @@ pub(crate) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
 #[derive(Debug)]
 pub(crate) struct Demux<K> {
     ufrags: FxHashMap<String, K>,
-    addresses: FxHashMap<(Transport, SocketAddr), K>,
+    addresses: FxHashMap<(Transport, SocketAddr), Owner<K>>,
     by_key: FxHashMap<K, Routes>,
+}
+
+/// Whose an address is, and when authenticated STUN last came from it.
+#[derive(Clone, Copy, Debug)]
+struct Owner<K> {
+    key: K,
+    heard_at: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -120,12 +134,27 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         self.ufrags.insert(ufrag.to_owned(), key);
     }
 
-    /// Learns an address whose owner has proved to be the connection's client.
-    pub(crate) fn add_address(&mut self, transport: Transport, address: SocketAddr, key: K) {
-        match self.addresses.insert((transport, address), key) {
-            Some(previous) if previous == key => return,
+    /// Learns an address from which somebody who knows the connection's password wrote, or notes that it is
+    /// still in use. False if it stays with another connection: `holds` tells whether one of those is up.
+    pub(crate) fn add_address(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        address: SocketAddr,
+        key: K,
+        holds: impl FnOnce(K) -> bool,
+    ) -> bool {
+        if let Some(owner) = self.addresses.get(&(transport, address))
+            && owner.key != key
+            && now.saturating_duration_since(owner.heard_at) < ADDRESS_HELD
+            && holds(owner.key)
+        {
+            return false;
+        }
+        match self.addresses.insert((transport, address), Owner { key, heard_at: now }) {
+            Some(previous) if previous.key == key => return true,
             Some(previous) => {
-                if let Some(routes) = self.by_key.get_mut(&previous) {
+                if let Some(routes) = self.by_key.get_mut(&previous.key) {
                     routes.addresses.retain(|known| *known != (transport, address));
                 }
             }
@@ -137,10 +166,11 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
             let oldest = routes.addresses.remove(0);
             self.addresses.remove(&oldest);
         }
+        true
     }
 
     pub(crate) fn by_address(&self, transport: Transport, address: SocketAddr) -> Option<K> {
-        self.addresses.get(&(transport, address)).copied()
+        self.addresses.get(&(transport, address)).map(|owner| owner.key)
     }
 
     pub(crate) fn by_ufrag(&self, ufrag: &str) -> Option<K> {
@@ -148,8 +178,8 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
     }
 
     pub(crate) fn remove_address(&mut self, transport: Transport, address: SocketAddr) {
-        if let Some(key) = self.addresses.remove(&(transport, address))
-            && let Some(routes) = self.by_key.get_mut(&key)
+        if let Some(owner) = self.addresses.remove(&(transport, address))
+            && let Some(routes) = self.by_key.get_mut(&owner.key)
         {
             routes.addresses.retain(|known| *known != (transport, address));
         }
@@ -211,19 +241,48 @@ mod tests {
         assert_eq!(shard_of(&long), None);
     }
 
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        Instant::now()
+    }
+
+    #[test]
+    fn an_address_in_use_stays_with_its_connection() {
+        let mut demux = Demux::new();
+        let address = SocketAddr::from(([127, 0, 0, 1], 5000));
+        let mut now = start();
+        let owner = |demux: &Demux<u32>| demux.by_address(Transport::Udp, address);
+        assert!(demux.add_address(now, Transport::Udp, address, 1, |_| true));
+        for _ in 0..10 {
+            now += ADDRESS_HELD / 2;
+            assert!(!demux.add_address(now, Transport::Udp, address, 2, |key| key == 1), "1 is up and heard");
+            assert!(demux.add_address(now, Transport::Udp, address, 1, |_| true));
+            assert_eq!(owner(&demux), Some(1));
+        }
+        assert!(demux.add_address(now, Transport::Udp, address, 2, |_| false), "1 has gone down");
+        assert_eq!(owner(&demux), Some(2));
+        now += ADDRESS_HELD;
+        assert!(
+            demux.add_address(now, Transport::Udp, address, 3, |_| true),
+            "2 has not been heard for long"
+        );
+        assert_eq!(owner(&demux), Some(3));
+    }
+
     #[test]
     fn addresses_of_a_connection_are_bounded_and_forgotten_with_it() {
         let mut demux = Demux::new();
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let now = start();
         demux.add_ufrag("u", 1_u32);
         for port in 1..=100 {
-            demux.add_address(Transport::Udp, address(port), 1);
+            assert!(demux.add_address(now, Transport::Udp, address(port), 1, |_| true));
         }
         assert_eq!(demux.addresses.len(), ADDRESSES_PER_CONNECTION_MAX);
         assert_eq!(demux.by_address(Transport::Udp, address(100)), Some(1));
         assert_eq!(demux.by_address(Transport::Udp, address(1)), None);
         assert_eq!(demux.by_address(Transport::Tcp, address(100)), None);
-        demux.add_address(Transport::Udp, address(100), 2);
+        assert!(demux.add_address(now, Transport::Udp, address(100), 2, |_| false));
         assert_eq!(demux.by_address(Transport::Udp, address(100)), Some(2));
         demux.remove(1);
         assert_eq!(demux.by_ufrag("u"), None);

@@ -1,6 +1,7 @@
 //! Reads what signaling needs to know from a client's SDP, and puts our wishes into the SDP that we send:
 //! which track a section carries (`a=msid`), whether it is in use, and how Opus is to be sent.
 
+use rustc_hash::FxHashSet;
 use sdp_types::{Attribute, Media, Session};
 use zynk_protocol::{MediaKind, MimeType, NegotiationFailure};
 
@@ -10,8 +11,15 @@ use crate::connection::Credentials;
 const SDP_BYTES_MAX: usize = 512 * 1024;
 /// Media sections of one connection; offers with more are refused. Two for each of 256 publishers.
 pub(crate) const SECTIONS_MAX: usize = 512;
-/// Bytes of a section's `a=mid`; longer ones, or others than letters and digits, are refused.
+/// Bytes of a section's `a=mid`; longer ones, or others than letters, digits and `_`, are refused.
 const MID_BYTES_MAX: usize = 16;
+/// Sources (`a=ssrc`) that one section may name: three encodings and their retransmissions are six.
+const SECTION_SOURCES_MAX: usize = 16;
+/// Sources of all sections together. Each costs memory before its first packet, and time that grows with
+/// the number of the others.
+const SOURCES_MAX: usize = 256;
+/// Attributes of one section. Browsers with all their codecs write about 150.
+const ATTRIBUTES_MAX: usize = 1024;
 /// Simulcast encodings of a section; more are ignored.
 const ENCODINGS_MAX: usize = 4;
 
@@ -86,8 +94,33 @@ pub(crate) fn read(sdp: &str) -> Result<RemoteDescription, NegotiationFailure> {
     if !everywhere("fingerprint") {
         return Err(NegotiationFailure::NoFingerprint);
     }
+    check_sizes(&session)?;
     let sections = session.medias.iter().map(section).collect::<Result<_, _>>()?;
     Ok(RemoteDescription { sections })
+}
+
+/// Refuses what would cost more than a call needs.
+fn check_sizes(session: &Session) -> Result<(), NegotiationFailure> {
+    let mut sources = 0;
+    for media in &session.medias {
+        if media.attributes.len() > ATTRIBUTES_MAX {
+            return Err(invalid(format!("a section with more than {ATTRIBUTES_MAX} attributes")));
+        }
+        let named: FxHashSet<&str> = media
+            .attributes
+            .iter()
+            .filter(|attribute| attribute.attribute == "ssrc")
+            .filter_map(|attribute| attribute.value.as_deref()?.split(' ').next())
+            .collect();
+        if named.len() > SECTION_SOURCES_MAX {
+            return Err(invalid(format!("a section with more than {SECTION_SOURCES_MAX} sources (a=ssrc)")));
+        }
+        sources += named.len();
+    }
+    if sources > SOURCES_MAX {
+        return Err(invalid(format!("more than {SOURCES_MAX} sources (a=ssrc)")));
+    }
+    Ok(())
 }
 
 /// Applies our wishes, one a section, and optionally other ICE credentials, to SDP that we made.
@@ -224,8 +257,9 @@ fn extend_opus(media: &mut Media, dtx: bool, stereo: bool) {
 fn section(media: &Media) -> Result<RemoteSection, NegotiationFailure> {
     let attributes = &media.attributes;
     let mid = value(attributes, "mid").unwrap_or_default();
-    if mid.is_empty() || mid.len() > MID_BYTES_MAX || !mid.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(invalid(format!("a=mid must have 1 to {MID_BYTES_MAX} letters and digits")));
+    let usable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if mid.is_empty() || mid.len() > MID_BYTES_MAX || !mid.bytes().all(usable) {
+        return Err(invalid(format!("a=mid must have 1 to {MID_BYTES_MAX} letters, digits or '_'")));
     }
     let bundled = has(attributes, "bundle-only");
     let rejected = media.port == 0 && !bundled;

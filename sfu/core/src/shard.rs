@@ -188,7 +188,6 @@ impl Shard {
         destination: SocketAddr,
         payload: &[u8],
     ) {
-        let known = self.demux.by_address(transport, source);
         let key = match DatagramKind::of(payload) {
             DatagramKind::Stun => {
                 let named = local_ufrag(payload).and_then(|ufrag| self.demux.by_ufrag(ufrag));
@@ -199,14 +198,14 @@ impl Shard {
                     })
                     .unwrap_or(false)
                 });
-                if let Some(key) = authentic
-                    && known != Some(key)
-                {
-                    self.demux.add_address(transport, source, key);
-                }
-                authentic
+                authentic.filter(|key| {
+                    let endpoints = &self.endpoints;
+                    self.demux.add_address(now, transport, source, *key, |owner: EndpointKey| {
+                        endpoints.get(owner.0).is_some_and(|owner| owner.connection.is_connected())
+                    })
+                })
             }
-            DatagramKind::Other => known,
+            DatagramKind::Other => self.demux.by_address(transport, source),
             DatagramKind::Unknown => None,
         };
         let Some(key) = key else {

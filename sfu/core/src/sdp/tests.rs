@@ -43,6 +43,31 @@ fn refuses_what_is_not_dtls_srtp() {
 }
 
 #[test]
+fn sources_and_attributes_are_bounded() {
+    let with = |lines: usize, line: fn(usize) -> String| {
+        offer(&format!("{VIDEO}{}", (0..lines).map(line).collect::<String>()))
+    };
+    let source: fn(usize) -> String =
+        |number| format!("a=ssrc:{number} cname:x\r\na=ssrc:{number} msid:a b\r\n");
+    assert!(read(&with(SECTION_SOURCES_MAX, source)).is_ok());
+    assert!(matches!(
+        read(&with(SECTION_SOURCES_MAX + 1, source)),
+        Err(NegotiationFailure::InvalidSdp { .. })
+    ));
+    let sections = |count: usize| {
+        let sources: String = (0..SECTION_SOURCES_MAX).map(source).collect();
+        let sections =
+            (0..count).map(|mid| format!("{VIDEO}{sources}").replace("a=mid:1", &format!("a=mid:{mid}")));
+        offer(&sections.collect::<String>())
+    };
+    assert!(read(&sections(SOURCES_MAX / SECTION_SOURCES_MAX)).is_ok());
+    let many = read(&sections(SOURCES_MAX / SECTION_SOURCES_MAX + 1));
+    assert!(matches!(many, Err(NegotiationFailure::InvalidSdp { .. })));
+    let other = with(ATTRIBUTES_MAX, |number| format!("a=x-{number}\r\n"));
+    assert!(matches!(read(&other), Err(NegotiationFailure::InvalidSdp { .. })));
+}
+
+#[test]
 fn puts_the_wanted_codec_first_with_its_retransmission() {
     let role = SectionRole::Receiving {
         codec: Some(MimeType::new("video/vp9")),
