@@ -145,8 +145,9 @@ impl LayerSelector {
         let newest = index + 1 == self.pictures.len();
         let Some(picture) = self.pictures.get_mut(index) else { return LayerSelection::Drop };
         let bit = 1_u8 << (layer.spatial & TOP_LAYER);
-        let next = layer.spatial == picture.highest.saturating_add(1) && layer.spatial <= target;
-        if newest && next && layer.refresh && picture.dropped & bit == 0 {
+        // With all below it: what is missing of them is late, not left out.
+        let complete = picture.dropped & (bit | (bit - 1)) == 0;
+        if newest && layer.refresh && complete && (picture.highest + 1..=target).contains(&layer.spatial) {
             picture.highest = layer.spatial;
             self.current = layer.spatial;
         }
@@ -196,5 +197,119 @@ impl LayerSelector {
         let highest = before?.highest.min(self.current);
         self.pictures.insert(position, Picture { timestamp, highest, dropped: 0 });
         Some(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use LayerSelection::{Drop, Forward};
+
+    use super::*;
+
+    /// Asks about a frame of one packet.
+    fn select(
+        selector: &mut LayerSelector,
+        picture: u32,
+        spatial: u8,
+        refresh: bool,
+        target: u8,
+    ) -> LayerSelection {
+        let packet = MediaPacket::unreceived(Codec::Av1, 1, picture * 3000, &[1]);
+        selector.select(&packet, Layer { spatial, refresh, frame_end: true }, target)
+    }
+
+    fn is_sent(selection: LayerSelection) -> bool {
+        matches!(selection, Forward { .. })
+    }
+
+    fn started(target: u8) -> LayerSelector {
+        let mut selector = LayerSelector::default();
+        selector.start(Some(Layer { spatial: 0, refresh: true, frame_end: true }));
+        for layer in 0..3 {
+            select(&mut selector, 0, layer, true, target);
+        }
+        selector
+    }
+
+    #[test]
+    fn a_layer_comes_back_where_it_needs_no_earlier_picture() {
+        let mut selector = started(0);
+        assert!(selector.wants(TOP_LAYER, 2));
+        assert!(!selector.wants(TOP_LAYER, 0), "there is no more than that");
+        // Full SVC: the second layer is predicted anew from the first, which is not refreshed.
+        let picture = |selector: &mut LayerSelector, number, refreshed: [bool; 3]| {
+            [0, 1, 2].map(|layer: u8| {
+                is_sent(select(selector, number, layer, refreshed[usize::from(layer)], TOP_LAYER))
+            })
+        };
+        assert_eq!(picture(&mut selector, 1, [false, false, false]), [true, false, false]);
+        assert_eq!(
+            picture(&mut selector, 2, [false, false, true]),
+            [true, false, false],
+            "its base is missing"
+        );
+        assert_eq!(picture(&mut selector, 3, [false, true, false]), [true, true, false]);
+        assert_eq!(picture(&mut selector, 4, [false, false, true]), [true, true, true]);
+        assert!(!selector.wants(TOP_LAYER, 2));
+    }
+
+    #[test]
+    fn layers_may_be_missing_in_the_stream() {
+        let mut selector = LayerSelector::default();
+        selector.start(Some(Layer { spatial: 1, refresh: true, frame_end: true }));
+        assert!(is_sent(select(&mut selector, 0, 1, true, 0)), "the lowest there is");
+        assert_eq!(select(&mut selector, 0, 3, true, 0), Drop);
+        assert!(is_sent(select(&mut selector, 1, 1, true, TOP_LAYER)));
+        assert!(is_sent(select(&mut selector, 1, 3, true, TOP_LAYER)));
+    }
+
+    #[test]
+    fn the_receiver_is_told_what_to_expect() {
+        let told = |selection| match selection {
+            Forward { announce, .. } => announce.map(|told| (told.highest, told.explicit)),
+            Drop => panic!("the lowest layer is always sent"),
+        };
+        let mut selector = started(TOP_LAYER);
+        assert_eq!(told(select(&mut selector, 1, 0, false, TOP_LAYER)), Some((2, false)));
+        assert_eq!(told(select(&mut selector, 2, 0, false, 1)), Some((1, false)));
+        assert_eq!(told(select(&mut selector, 2, 1, false, 1)), None, "once a picture");
+        assert_eq!(told(select(&mut selector, 3, 0, false, TOP_LAYER)), Some((1, false)));
+        assert!(is_sent(select(&mut selector, 3, 2, true, TOP_LAYER)));
+        assert_eq!(told(select(&mut selector, 4, 0, false, TOP_LAYER)), Some((2, true)));
+        assert_eq!(told(select(&mut selector, 5, 0, true, TOP_LAYER)), Some((TOP_LAYER, false)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_starts_again_at_a_keyframe() {
+        let mut selector = LayerSelector::default();
+        let layer = Layer { spatial: 0, refresh: true, frame_end: true };
+        let packet = |timestamp| MediaPacket::unreceived(Codec::Vp9, 1, timestamp, &[0x28, 0, 0]);
+        selector.start(Some(layer));
+        assert!(is_sent(selector.select(&packet(1 << 30), layer, TOP_LAYER)));
+        let delta = MediaPacket { keyframe: false, ..packet(7) };
+        assert_eq!(selector.select(&delta, Layer { refresh: false, ..layer }, TOP_LAYER), Drop);
+        assert!(is_sent(selector.select(&packet(7), layer, TOP_LAYER)));
+        assert!(is_sent(selector.select(&MediaPacket { timestamp: 3007, ..delta }, layer, TOP_LAYER)));
+    }
+
+    #[test]
+    fn layers_are_known_while_they_are_sent() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut layers = StreamLayers::default();
+        let packet = |spatial: u8| {
+            let layer = Layer { spatial, refresh: false, frame_end: true };
+            MediaPacket { layer: Some(layer), ..MediaPacket::unreceived(Codec::H264, 1, 0, &[1]) }
+        };
+        assert_eq!(layers.highest(at(0)), 0);
+        layers.observe(at(0), &mut packet(2));
+        layers.observe(at(0), &mut packet(1));
+        layers.observe(at(1000), &mut packet(1));
+        assert_eq!(layers.highest(at(1499)), 2);
+        assert_eq!(layers.highest(at(1500)), 1);
+        layers.observe(at(1600), &mut packet(2));
+        layers.observe(at(1600), &mut MediaPacket { layers: Some(1), ..packet(0) });
+        assert_eq!(layers.highest(at(1600)), 0, "a keyframe says that there is only one");
     }
 }
