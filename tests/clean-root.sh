@@ -74,6 +74,8 @@ env --ignore-environment \
   ROOT="$root" CARGO_BIN="$cargo_home/bin" RUSTUP_HOME_HERE="$rustup_home" \
   unshare --mount --pid --fork --kill-child=KILL bash -euc '
     mount --make-rprivate /
+    # A mount point of its own: tests make namespaces inside, and those need one as their root.
+    mount --bind "$ROOT" "$ROOT"
     mount -t proc proc "$ROOT/proc"
     mount --rbind /sys "$ROOT/sys"
     mount --rbind /dev "$ROOT/dev"
