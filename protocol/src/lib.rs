@@ -20,10 +20,10 @@ pub use ids::{
 };
 pub use media::{DataKind, MediaKind, MimeType, TrackSource};
 pub use node::{
-    CandidatePolicy, ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack, MidTrack,
-    NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection, Recipients,
-    SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack, SubscriptionFailure,
-    SubscriptionSettings, TrackQuality,
+    BackupUse, CandidatePolicy, ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack,
+    MidTrack, NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection,
+    Recipients, SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack,
+    SubscriptionFailure, SubscriptionSettings, TrackQuality,
 };
 pub use units::{Bitrate, DataSize};
 

@@ -70,7 +70,8 @@ pub enum NodeAction {
         connection: ConnectionId,
     },
     /// Media of a publisher that was announced and may now arrive. When a section of an offer (past or
-    /// future) matches, [`NodeEvent::TrackStarted`] follows.
+    /// future) matches, [`NodeEvent::TrackStarted`] follows. A track that has started can be announced once
+    /// more with another codec, see [`ExpectedTrack::backup`].
     ExpectTrack(ExpectedTrack),
     /// Forget an expected or published track; its subscriptions end. The section stays.
     RemoveTrack {
@@ -177,6 +178,19 @@ pub struct ExpectedTrack {
     pub stereo: bool,
     /// Whether it starts muted.
     pub muted: bool,
+    /// None for the track itself. Otherwise a second codec of a track that has started, in a section of its
+    /// own, and for whom.
+    pub backup: Option<BackupUse>,
+}
+
+/// Who receives a track in its second codec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupUse {
+    /// Subscribers that do not decode the first.
+    WhereNeeded,
+    /// All that decode it, from its first packet on: the publisher is going to stop the first.
+    Everywhere,
 }
 
 /// A subscription to make.
@@ -301,14 +315,18 @@ pub enum NodeEvent {
         /// Why.
         reason: EndReason,
     },
-    /// A subscription's section has been negotiated: media flows.
+    /// A subscription's section has been negotiated: media flows. Repeated when the subscription changes
+    /// between the track's codecs.
     Subscribed {
         /// The receiving connection.
         connection: ConnectionId,
         /// Which track.
         track: TrackSid,
+        /// Whether it receives the track's second codec.
+        backup: bool,
     },
-    /// A subscription cannot be served.
+    /// A subscription cannot be served now. It waits until it is ended, or its track gets a second codec that
+    /// it can be served with.
     SubscriptionFailed {
         /// The receiving connection.
         connection: ConnectionId,
@@ -430,6 +448,8 @@ pub struct StartedTrack {
     pub codec: MimeType,
     /// Simulcast encodings, lowest first; empty for a single stream.
     pub encodings: Vec<StreamEncoding>,
+    /// Whether this is the track's second codec.
+    pub backup: bool,
 }
 
 /// One simulcast encoding.

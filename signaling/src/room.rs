@@ -13,6 +13,7 @@
 //! The behaviour is LiveKit's; `docs/livekit-compatibility.md` lists it line by line.
 
 mod admin;
+mod backup;
 mod codecs;
 mod data;
 mod data_tracks;
@@ -362,7 +363,9 @@ impl Room {
             NodeEvent::ConnectionState { connection, state } => self.connection_changed(connection, state),
             NodeEvent::TrackStarted(started) => self.track_started(started),
             NodeEvent::TrackStopped { track, .. } => self.track_stopped(&track),
-            NodeEvent::Subscribed { connection, track } => self.subscribed(connection, &track),
+            NodeEvent::Subscribed { connection, track, backup } => {
+                self.subscribed(connection, &track, backup);
+            }
             NodeEvent::SubscriptionFailed { connection, track, reason } => {
                 self.subscription_failed(connection, &track, reason);
             }

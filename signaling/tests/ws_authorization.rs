@@ -286,6 +286,7 @@ async fn l19_subscribing_is_automatic_in_version_0_and_asked_for_in_version_1() 
         sdp_cid: "mic".into(),
         codec: zynk_protocol::MimeType::new("audio/opus"),
         encodings: vec![],
+        backup: false,
     };
     server.node.notify(&room, zynk_protocol::NodeEvent::TrackStarted(started)).await;
     let subscriptions = || {

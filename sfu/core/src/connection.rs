@@ -23,7 +23,7 @@ use str0m::{
     rtp::{Extension, ExtensionMap, RtpWrite, SeqNo, Ssrc, Vp8Descriptor},
     stats::PeerStats,
 };
-use zynk_protocol::{DataKind, MediaKind, NegotiationFailure};
+use zynk_protocol::{DataKind, MediaKind, MimeType, NegotiationFailure};
 
 use crate::{Certificate, ShardError, Transmit, Transport};
 
@@ -331,11 +331,13 @@ impl Connection {
         Some(payload_format(*params, params.red() == Some(payload_type)))
     }
 
-    /// The payload format that a section's first accepted payload type stands for.
-    pub(crate) fn preferred_format(&self, mid: Mid) -> Option<PayloadFormat> {
+    /// The payload format that the other side is going to send in a section: the one that our answer put
+    /// first, if it accepts that, else its own first.
+    pub(crate) fn preferred_format(&self, mid: Mid, wished: Option<&MimeType>) -> Option<PayloadFormat> {
         let media = self.rtc.media(mid)?;
-        let first = media.remote_pts().first()?;
-        self.format_of(*first)
+        let mut formats = media.remote_pts().iter().filter_map(|payload_type| self.format_of(*payload_type));
+        let first = formats.clone().next()?;
+        Some(formats.find(|format| wished == Some(&format.mime())).unwrap_or(first))
     }
 
     /// The payload type with which `format` can be sent in section `mid`.

@@ -7,6 +7,7 @@
 //!  Output ◄── transmits and events of the connections that were touched ◄────────────────────────────┘
 //! ```
 
+mod backup;
 mod commands;
 mod forward;
 mod negotiate;
@@ -336,7 +337,7 @@ impl Shard {
         let published: Vec<TrackKey> = self
             .tracks
             .iter()
-            .filter(|(_, track)| track.publisher == key)
+            .filter(|(_, track)| track.publisher == key && track.usage.is_none())
             .map(|(index, _)| TrackKey(index))
             .collect();
         for track in published {

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use zynk_protocol::{MediaKind, TrackSid};
+use zynk_protocol::{BackupUse, MediaKind, MimeType, TrackSid};
 
 use crate::{
     connection::{Mid, Rid},
     layers::StreamLayers,
-    shard::{EndpointKey, SubscriptionKey},
+    shard::{EndpointKey, SubscriptionKey, TrackKey},
 };
 
 /// An encoding counts as stopped when nothing came for so long. Longer than the pause between two frames of
@@ -28,6 +28,12 @@ pub(crate) struct Track {
     pub(crate) encodings: Vec<Encoding>,
     pub(crate) subscribers: Vec<SubscriptionKey>,
     pub(crate) muted: bool,
+    /// The codec that the publisher was asked for.
+    pub(crate) codec: Option<MimeType>,
+    /// The same track in another codec.
+    pub(crate) backup: Option<TrackKey>,
+    /// Set if this is such another codec.
+    pub(crate) usage: Option<BackupUse>,
 }
 
 /// One stream of a track.
@@ -67,6 +73,11 @@ impl Track {
     pub(crate) fn active(&self, now: Instant) -> Vec<bool> {
         let single = self.encodings.len() == 1;
         self.encodings.iter().map(|encoding| single || encoding.is_active(now)).collect()
+    }
+
+    /// Whether any media of it has come.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.encodings.iter().any(|encoding| encoding.last_packet_at.is_some())
     }
 
     /// The number of the encoding that carries `rid`.

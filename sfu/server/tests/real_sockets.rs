@@ -95,6 +95,7 @@ impl Rig {
             dtx: false,
             stereo: false,
             muted: false,
+            backup: None,
         }))
         .await;
     }

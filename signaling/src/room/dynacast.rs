@@ -8,11 +8,14 @@ use zynk_protocol::{MediaKind, SubscriptionSettings, TrackQuality, TrackSid};
 use super::Room;
 use super::publish::Track;
 
+/// The best quality that anybody wants of a track's first and second codec; none where nobody wants it.
+type Demand = [Option<TrackQuality>; 2];
+
 /// What a publisher was told about the demand for a track.
 #[derive(Debug, Default)]
 pub(super) struct Dynacast {
-    /// None until somebody first wanted the track; then the best quality that is wanted, if any is.
-    told: Option<Option<TrackQuality>>,
+    /// None until somebody first wanted the track.
+    told: Option<Demand>,
     /// When a fall of the demand is to be told. Views come and go; layers need a keyframe to come back.
     lower_at: Option<Instant>,
 }
@@ -31,11 +34,11 @@ impl Room {
         let demand = self.demand(track_sid);
         let Some(track) = self.video_track_mut(track_sid) else { return };
         match track.dynacast.told {
-            None if demand.is_none() => {}
-            Some(told) if demand < told => {
+            None if demand == [None; 2] => {}
+            Some(told) if demand == told => track.dynacast.lower_at = None,
+            Some(told) if demand.iter().zip(told).all(|(now, before)| *now <= before) => {
                 track.dynacast.lower_at.get_or_insert(at);
             }
-            Some(told) if demand == told => track.dynacast.lower_at = None,
             _ => self.tell_demand(track_sid, demand),
         }
     }
@@ -60,45 +63,68 @@ impl Room {
         (track.kind == MediaKind::Video).then_some(track)
     }
 
-    /// The best quality that anybody wants now.
-    fn demand(&self, track_sid: &TrackSid) -> Option<TrackQuality> {
-        let publisher = self.participants.get(self.tracks.get(track_sid)?)?;
-        let track = publisher.track(track_sid.as_str())?;
+    /// The best qualities that anybody wants now.
+    fn demand(&self, track_sid: &TrackSid) -> Demand {
+        let publisher = self.tracks.get(track_sid).and_then(|publisher| self.participants.get(publisher));
+        let Some(track) = publisher.and_then(|publisher| publisher.track(track_sid.as_str())) else {
+            return [None; 2];
+        };
         let wishes = self.participants.values().filter_map(|other| other.subscriptions.get(track_sid));
-        wishes
-            .filter(|wish| wish.allowed && !wish.settings.paused)
-            .map(|wish| quality_for(&track.info, wish.settings))
-            .max()
+        let wishes: Vec<_> = wishes.filter(|wish| wish.allowed && !wish.settings.paused).collect();
+        let best = |backup: bool| {
+            let qualities = wishes.iter().filter(|wish| wish.backup == backup);
+            qualities.map(|wish| quality_for(&track.info, wish.settings)).max()
+        };
+        [best(false), best(true)]
     }
 
-    fn tell_demand(&mut self, track_sid: &TrackSid, demand: Option<TrackQuality>) {
+    fn tell_demand(&mut self, track_sid: &TrackSid, demand: Demand) {
         let Some(publisher) = self.tracks.get(track_sid).cloned() else { return };
         let Some(track) = self.video_track_mut(track_sid) else { return };
         track.dynacast.told = Some(demand);
         track.dynacast.lower_at = None;
-        let wants = |quality| demand.is_some_and(|best| quality <= best);
-        let qualities: Vec<livekit::SubscribedQuality> = [
-            (VideoQuality::Low, wants(TrackQuality::Low)),
-            (VideoQuality::Medium, wants(TrackQuality::Medium)),
-            (VideoQuality::High, wants(TrackQuality::High)),
-        ]
-        .map(|(quality, enabled)| livekit::SubscribedQuality { quality: quality.into(), enabled })
-        .to_vec();
-        let mime = track.info.mime_type.to_ascii_lowercase();
-        let codec = mime.strip_prefix("video/").unwrap_or(&mime).to_owned();
+        let codecs =
+            [Some(track.info.mime_type.as_str()), track.backup_codec().map(|c| c.mime_type.as_str())];
+        let codecs: Vec<livekit::SubscribedCodec> = codecs
+            .into_iter()
+            .zip(demand)
+            .filter_map(|(mime, demand)| Some(subscribed_codec(mime?, demand)))
+            .collect();
         let update = livekit::SubscribedQualityUpdate {
             track_sid: track_sid.as_str().to_owned(),
-            subscribed_qualities: qualities.clone(),
-            subscribed_codecs: vec![livekit::SubscribedCodec { codec, qualities }],
+            subscribed_qualities: codecs.first().map(|codec| codec.qualities.clone()).unwrap_or_default(),
+            subscribed_codecs: codecs,
         };
         self.tell(&publisher, signal_response::Message::SubscribedQualityUpdate(update));
     }
 }
 
-/// The smallest layer that covers the size at which the track is shown, and not more than asked for.
-fn quality_for(info: &livekit::TrackInfo, settings: SubscriptionSettings) -> TrackQuality {
+/// A codec as clients name it, `vp8`, and its qualities up to the best one that is wanted.
+fn subscribed_codec(mime: &str, demand: Option<TrackQuality>) -> livekit::SubscribedCodec {
+    let wants = |quality| demand.is_some_and(|best| quality <= best);
+    let qualities = [
+        (VideoQuality::Low, wants(TrackQuality::Low)),
+        (VideoQuality::Medium, wants(TrackQuality::Medium)),
+        (VideoQuality::High, wants(TrackQuality::High)),
+    ];
+    let mime = mime.to_ascii_lowercase();
+    livekit::SubscribedCodec {
+        codec: mime.strip_prefix("video/").unwrap_or(&mime).to_owned(),
+        qualities: qualities
+            .map(|(quality, enabled)| livekit::SubscribedQuality { quality: quality.into(), enabled })
+            .to_vec(),
+    }
+}
+
+/// The lowest quality whose layer covers the size at which the track is shown, and not more than asked for.
+pub(super) fn quality_for(info: &livekit::TrackInfo, settings: SubscriptionSettings) -> TrackQuality {
     let Some((width, height)) = settings.size else { return settings.quality };
-    let covers = |layer: &&livekit::VideoLayer| layer.width >= width && layer.height >= height;
+    // The shorter side decides, and a layer may be a tenth smaller, as with LiveKit.
+    let portrait = info.width < info.height;
+    let wanted = u64::from(if portrait { width } else { height }) * 9;
+    let covers = |layer: &&livekit::VideoLayer| {
+        u64::from(if portrait { layer.width } else { layer.height }) * 10 >= wanted
+    };
     let smallest = info.layers.iter().filter(covers).min_by_key(|layer| layer.quality);
     let quality = match smallest.map(livekit::VideoLayer::quality) {
         Some(VideoQuality::Low) => TrackQuality::Low,

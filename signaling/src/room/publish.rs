@@ -6,6 +6,7 @@ use zynk_protocol::{
     ExpectedTrack, MediaKind, MimeType, NodeAction, ParticipantSid, StartedTrack, TrackSid, TrackSource,
 };
 
+use super::backup::Backup;
 use super::dynacast::Dynacast;
 use super::{Room, codecs};
 
@@ -35,6 +36,8 @@ pub(super) struct Track {
     /// Whether its publisher knows that somebody receives it.
     pub(super) subscriber_told: bool,
     pub(super) dynacast: Dynacast,
+    /// Its second codec, once the client has announced that.
+    pub(super) backup: Option<Backup>,
 }
 
 impl Track {
@@ -85,24 +88,6 @@ impl Room {
         self.announce_track(sid, kind, request);
     }
 
-    /// A second codec of a track that exists: its client id is noted, and confirmed with the same track id.
-    fn add_backup_codec(&mut self, sid: &ParticipantSid, request: livekit::AddTrackRequest) {
-        let Some(participant) = self.participants.get_mut(sid) else { return };
-        let Some(track) = participant.track_mut(&request.sid) else {
-            return self.refuse_track(sid, request, Reason::NotFound, "no such track");
-        };
-        for wanted in &request.simulcast_codecs {
-            let mime = mime_of(track.kind, &wanted.codec);
-            let known =
-                track.info.codecs.iter_mut().find(|codec| codec.mime_type.eq_ignore_ascii_case(&mime));
-            if let Some(codec) = known {
-                codec.cid.clone_from(&wanted.cid);
-            }
-        }
-        let response = livekit::TrackPublishedResponse { cid: request.cid, track: Some(track.info.clone()) };
-        self.tell(sid, signal_response::Message::TrackPublished(response));
-    }
-
     fn queue_track(&mut self, sid: &ParticipantSid, request: livekit::AddTrackRequest) {
         let Some(participant) = self.participants.get_mut(sid) else { return };
         let same = participant.queued_tracks.iter().filter(|queued| queued.cid == request.cid).count();
@@ -113,7 +98,7 @@ impl Room {
         self.refuse_track(sid, request, Reason::Queued, "an earlier track has this cid");
     }
 
-    fn refuse_track(
+    pub(super) fn refuse_track(
         &mut self,
         sid: &ParticipantSid,
         request: livekit::AddTrackRequest,
@@ -140,6 +125,7 @@ impl Room {
             order: 0,
             subscriber_told: false,
             dynacast: Dynacast::default(),
+            backup: None,
         });
         self.tracks.insert(track_sid, sid.clone());
         self.command(NodeAction::ExpectTrack(expected));
@@ -156,6 +142,10 @@ impl Room {
         let order = self.publications + 1;
         let Some(participant) = self.participants.get_mut(&sid) else { return };
         let Some(track) = participant.track_mut(started.track.as_str()) else { return };
+        if started.backup {
+            track.start_backup(&started);
+            return self.participant_changed(&sid, false);
+        }
         let is_new = !track.is_published();
         if is_new {
             track.order = order;
@@ -312,7 +302,7 @@ impl Room {
     }
 }
 
-fn source(source: livekit::TrackSource) -> TrackSource {
+pub(super) fn source(source: livekit::TrackSource) -> TrackSource {
     match source {
         livekit::TrackSource::Unknown => TrackSource::Unknown,
         livekit::TrackSource::Camera => TrackSource::Camera,
@@ -323,7 +313,7 @@ fn source(source: livekit::TrackSource) -> TrackSource {
 }
 
 /// The MIME type of a codec's short name; a name that is one already stays as it is.
-fn mime_of(kind: MediaKind, codec: &str) -> String {
+pub(super) fn mime_of(kind: MediaKind, codec: &str) -> String {
     match codec.contains('/') {
         true => codec.to_owned(),
         false => format!("{}/{codec}", kind.as_str()),
@@ -417,7 +407,7 @@ fn track_info(
 }
 
 /// Lowest quality first, each at most once.
-fn sorted_layers(layers: &[livekit::VideoLayer]) -> Vec<livekit::VideoLayer> {
+pub(super) fn sorted_layers(layers: &[livekit::VideoLayer]) -> Vec<livekit::VideoLayer> {
     let mut sorted = layers.to_vec();
     sorted.sort_by_key(|layer| layer.quality);
     sorted.dedup_by_key(|layer| layer.quality);
@@ -464,6 +454,7 @@ fn expected_track(
         dtx: kind == MediaKind::Audio && !info.disable_dtx,
         stereo: info.stereo,
         muted: info.muted,
+        backup: None,
     }
 }
 
@@ -473,16 +464,20 @@ fn describe_media(info: &mut livekit::TrackInfo, cid: &str, started: &StartedTra
     info.mime_type = started.codec.as_str().to_owned();
     if let Some(codec) = info.codecs.first_mut() {
         codec.mime_type = started.codec.as_str().to_owned();
-        codec.mid.clone_from(&started.mid);
         if codec.cid.is_empty() {
             codec.cid = cid.to_owned();
         }
-        if started.sdp_cid != codec.cid {
-            codec.sdp_cid.clone_from(&started.sdp_cid);
-        }
-        name_layers(&mut codec.layers, started);
+        describe_codec(codec, started);
     }
     name_layers(&mut info.layers, started);
+}
+
+pub(super) fn describe_codec(codec: &mut livekit::SimulcastCodecInfo, started: &StartedTrack) {
+    codec.mid.clone_from(&started.mid);
+    if started.sdp_cid != codec.cid {
+        codec.sdp_cid.clone_from(&started.sdp_cid);
+    }
+    name_layers(&mut codec.layers, started);
 }
 
 /// The n-th lowest quality is the n-th encoding.

@@ -10,6 +10,7 @@ use zynk_protocol::{
 
 use super::Room;
 use super::participant::Participant;
+use super::publish::Track;
 use crate::join::SubscribeScope;
 
 /// How long a track is waited for that does not exist.
@@ -27,6 +28,8 @@ pub(super) struct Subscription {
     /// Whether its publisher lets the participant have it; the node knows of it only then.
     pub(super) allowed: bool,
     pub(super) settings: SubscriptionSettings,
+    /// Whether it is to receive the track's second codec.
+    pub(super) backup: bool,
 }
 
 impl Participant {
@@ -79,7 +82,7 @@ impl Room {
         else {
             return;
         };
-        let published = publisher.track(track.as_str()).is_some_and(super::publish::Track::is_published);
+        let published = publisher.track(track.as_str()).is_some_and(Track::is_published);
         let Some(participant) = self.participants.get(sid) else { return };
         if !published
             || publisher.sid == *sid
@@ -89,6 +92,7 @@ impl Room {
             return;
         }
         let allowed = publisher.allows(participant, track);
+        let backup = publisher.track(track.as_str()).is_some_and(Track::has_regressed);
         let (publisher_sid, stream_id) =
             (publisher.sid.clone(), self.stream_id(publisher, participant, track));
         let Some(participant) = self.participants.get_mut(sid) else { return };
@@ -98,7 +102,7 @@ impl Room {
             .kept_settings
             .remove(track)
             .unwrap_or(SubscriptionSettings { quality: first_quality, ..Default::default() });
-        participant.subscriptions.insert(track.clone(), Subscription { allowed, settings });
+        participant.subscriptions.insert(track.clone(), Subscription { allowed, settings, backup });
         if allowed {
             self.send_subscribe(sid, track, stream_id, settings);
             self.demand_changed(track);
@@ -205,9 +209,7 @@ impl Room {
 
     fn is_published(&self, track: &TrackSid) -> bool {
         let publisher = self.tracks.get(track).and_then(|publisher| self.participants.get(publisher));
-        publisher
-            .and_then(|publisher| publisher.track(track.as_str()))
-            .is_some_and(super::publish::Track::is_published)
+        publisher.and_then(|publisher| publisher.track(track.as_str())).is_some_and(Track::is_published)
     }
 
     pub(super) fn handle_track_settings(
@@ -259,9 +261,10 @@ impl Room {
     }
 
     /// Media of a subscription flows.
-    pub(super) fn subscribed(&mut self, connection: ConnectionId, track: &TrackSid) {
-        let Some(receiver) = self.connections.get(&connection) else { return };
-        tracing::debug!(participant = %receiver, %track, "subscribed");
+    pub(super) fn subscribed(&mut self, connection: ConnectionId, track: &TrackSid, backup: bool) {
+        let Some(receiver) = self.connections.get(&connection).cloned() else { return };
+        tracing::debug!(participant = %receiver, %track, backup, "subscribed");
+        self.set_backup(&receiver, track, backup);
         let Some(publisher) = self.tracks.get(track).cloned() else { return };
         let told = self.participants.get_mut(&publisher).and_then(|p| p.track_mut(track.as_str()));
         if let Some(published) = told
@@ -282,12 +285,21 @@ impl Room {
         let error = match reason {
             SubscriptionFailure::CodecUnsupported => SubscriptionError::SeCodecUnsupported,
         };
-        if let Some(participant) = self.participants.get_mut(&sid)
-            && participant.subscriptions.remove(track).is_some()
-        {
+        let publisher = self.tracks.get(track).and_then(|publisher| self.participants.get(publisher));
+        if publisher.and_then(|p| p.track(track.as_str())).is_some_and(Track::may_get_backup) {
+            return self.set_backup(&sid, track, true);
+        }
+        if self.participants.get(&sid).is_some_and(|p| p.subscriptions.contains_key(track)) {
             // It would fail again each time that all tracks are gone through.
-            participant.unwanted.insert(track.clone());
+            self.unwant_track(&sid, track);
             self.tell_subscription_error(&sid, track.as_str(), error);
+        }
+    }
+
+    /// Notes which of a track's codecs a participant receives, or waits for.
+    fn set_backup(&mut self, sid: &ParticipantSid, track: &TrackSid, backup: bool) {
+        let subscription = self.participants.get_mut(sid).and_then(|p| p.subscriptions.get_mut(track));
+        if subscription.is_some_and(|s| std::mem::replace(&mut s.backup, backup) != backup) {
             self.demand_changed(track);
         }
     }

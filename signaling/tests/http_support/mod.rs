@@ -265,6 +265,7 @@ impl NodeState {
                         sdp_cid: track.cids.first().cloned().unwrap_or_default(),
                         codec: MimeType::new("video/VP8"),
                         encodings: Vec::new(),
+                        backup: track.backup.is_some(),
                     }))
                 }
                 _ => None,

@@ -147,8 +147,15 @@ impl Shard {
 
     /// Ends a track. Its subscriptions wait for it to come back, which it does not: signaling removes them.
     pub(super) fn stop_track(&mut self, key: TrackKey, report: Option<EndReason>) {
-        let Some(track) = self.tracks.try_remove(key.0) else { return };
+        let primary = self.tracks.get(key.0).and_then(|track| self.by_sid.get(&track.sid).copied());
+        if let Some(primary) = primary.filter(|primary| *primary != key) {
+            return self.stop_backup(key, primary);
+        }
+        let Some(mut track) = self.tracks.try_remove(key.0) else { return };
         self.by_sid.remove(&track.sid);
+        if let Some(backup) = track.backup {
+            track.subscribers.extend(self.forget_backup(backup));
+        }
         for subscription in track.subscribers {
             self.release_section(subscription);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {

@@ -1,7 +1,5 @@
 //! The way of media through the shard, and of keyframe requests back.
 
-use zynk_protocol::{NodeEvent, SubscriptionFailure};
-
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
@@ -72,7 +70,7 @@ impl Shard {
             self.want_keyframe(key, encoding);
         }
         for subscription in unsupported {
-            self.refuse_codec(subscription);
+            self.replace_source(subscription);
         }
     }
 
@@ -144,16 +142,5 @@ impl Shard {
             self.stats.keyframe_requests_sent += 1;
             self.mark_dirty(publisher);
         }
-    }
-
-    /// Tells signaling that a subscriber cannot decode a track, and stops sending it.
-    pub(super) fn refuse_codec(&mut self, key: SubscriptionKey) {
-        let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
-        subscription.negotiated = false;
-        let (subscriber, track) = (subscription.subscriber, subscription.track.clone());
-        let Some(endpoint) = self.endpoints.get(subscriber.0) else { return };
-        let connection = endpoint.id;
-        let reason = SubscriptionFailure::CodecUnsupported;
-        self.emit(subscriber, NodeEvent::SubscriptionFailed { connection, track, reason });
     }
 }

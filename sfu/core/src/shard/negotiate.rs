@@ -1,13 +1,13 @@
 //! Offers and answers: which section carries which track, in both directions.
 
 use zynk_protocol::{
-    ConnectionRole, EndReason, ExpectedTrack, MediaKind, MidTrack, NegotiationFailure, NodeEvent,
+    ConnectionRole, EndReason, ExpectedTrack, MediaKind, MidTrack, MimeType, NegotiationFailure, NodeEvent,
     SectionCount, StartedTrack, StreamEncoding,
 };
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, commands::NEGOTIATION_DELAY};
 use crate::{
-    connection::{Connection, Credentials, Mid, OfferChanges, Rid},
+    connection::{Credentials, Mid, OfferChanges, Rid},
     demux::draw_credentials,
     endpoint::{Endpoint, Section},
     rewriter::Rewriter,
@@ -129,6 +129,11 @@ impl Shard {
     }
 
     fn start_track(&mut self, key: EndpointKey, index: usize, announced: ExpectedTrack) -> Option<TrackKey> {
+        let of_key = |track: &TrackKey| self.tracks.get(track.0).is_some_and(|track| track.publisher == key);
+        let primary = self.by_sid.get(&announced.track).copied().filter(of_key);
+        if announced.backup.is_some() != primary.is_some() {
+            return None; // a second codec of nothing, or a track that there is
+        }
         let endpoint = self.endpoints.get_mut(key.0)?;
         let section = endpoint.sections.get_mut(index)?;
         let mut encodings: Vec<Encoding> =
@@ -144,10 +149,17 @@ impl Shard {
             encodings,
             subscribers: Vec::new(),
             muted: announced.muted,
+            codec: announced.codec.clone(),
+            backup: None,
+            usage: announced.backup,
         }));
-        self.by_sid.insert(announced.track.clone(), track);
         section.track = Some(track);
+        let sid = announced.track.clone();
         section.announced = Some(announced);
+        match primary {
+            Some(primary) => self.add_backup(primary, track),
+            None => drop(self.by_sid.insert(sid, track)),
+        }
         Some(track)
     }
 
@@ -157,12 +169,10 @@ impl Shard {
         let (publisher, sid) = (track.publisher, track.sid.clone());
         let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
         let connection = endpoint.id;
-        let mime =
-            |connection: &Connection, mid| connection.preferred_format(mid).map(|format| format.mime());
-        let codec = mime(&endpoint.connection, track.mid);
+        let backup = track.usage.is_some();
+        let format = endpoint.connection.preferred_format(track.mid, track.codec.as_ref());
         let Some(section) = endpoint.section(track.mid) else { return };
-        let wished = section.announced.as_ref().and_then(|announced| announced.codec.clone());
-        let codec = wished.or(codec).unwrap_or_else(|| zynk_protocol::MimeType::new(section.kind.as_str()));
+        let codec = format.map_or_else(|| MimeType::new(section.kind.as_str()), |format| format.mime());
         let started = StartedTrack {
             track: sid.clone(),
             connection,
@@ -170,10 +180,14 @@ impl Shard {
             sdp_cid: section.track_id.clone().unwrap_or_default(),
             codec,
             encodings: section.rids.iter().map(|rid| StreamEncoding { rid: rid.clone() }).collect(),
+            backup,
         };
         self.emit(publisher, NodeEvent::TrackStarted(started));
         for subscription in self.waiting.remove(&sid).unwrap_or_default() {
             self.attach(subscription, key);
+        }
+        if let Some(primary) = self.by_sid.get(&sid).copied().filter(|_| backup) {
+            self.settle_waiting(primary);
         }
     }
 
@@ -257,44 +271,20 @@ impl Shard {
     }
 
     /// Both sides agree on the sections: media may flow in those that carry a subscription.
-    fn confirm_sections(&mut self, key: EndpointKey) {
+    pub(super) fn confirm_sections(&mut self, key: EndpointKey) {
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
-        let connection = endpoint.id;
-        for section in endpoint.sections.iter().filter(|section| section.subscription.is_some()) {
-            endpoint.connection.set_retransmission(section.mid);
+        // Sections that the client refuses stay with their subscription, but nothing flows in them.
+        let agreed = endpoint.sections.iter().filter(|section| section.client_receives);
+        let placed: Vec<(Mid, SubscriptionKey)> =
+            agreed.filter_map(|section| Some((section.mid, section.subscription?))).collect();
+        for (mid, _) in &placed {
+            endpoint.connection.set_retransmission(*mid);
         }
-        let placed: Vec<SubscriptionKey> =
-            endpoint.sections.iter().filter_map(|section| section.subscription).collect();
-        for subscription_key in placed {
-            let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) else { continue };
-            if subscription.negotiated {
-                continue;
-            }
-            subscription.negotiated = true;
-            let track = subscription.track.clone();
-            if self.is_decodable(subscription_key) {
-                self.emit(key, NodeEvent::Subscribed { connection, track });
-                self.want_keyframe_for(subscription_key);
-            } else {
-                self.refuse_codec(subscription_key);
+        for (_, key) in placed {
+            if self.subscriptions.get(key.0).is_some_and(|subscription| !subscription.negotiated) {
+                self.begin(key);
             }
         }
-    }
-
-    /// Whether the subscriber accepts the codec that the publisher is going to send.
-    fn is_decodable(&self, key: SubscriptionKey) -> bool {
-        let check = || {
-            let subscription = self.subscriptions.get(key.0)?;
-            let track = self.tracks.get(subscription.source?.0)?;
-            let publisher = self.endpoints.get(track.publisher.0)?;
-            let format = publisher.connection.preferred_format(track.mid)?;
-            let receiver = &self.endpoints.get(subscription.subscriber.0)?.connection;
-            let mid = subscription.mid?;
-            let plain = Connection::without_red(&format);
-            let direct = receiver.payload_type(mid, &format).is_ok();
-            Some(direct || (track.kind == MediaKind::Audio && receiver.payload_type(mid, &plain).is_ok()))
-        };
-        check().unwrap_or(true)
     }
 
     /// Negotiates what has changed: with an offer of our own, or by asking the client for one.
@@ -435,31 +425,13 @@ impl Shard {
             }
             self.refuse_codec(subscription);
         }
-        self.confirm_sections_of_answer(key);
+        self.confirm_sections(key);
         if (more || !self.unplaced(key).is_empty())
             && let Some(endpoint) = self.endpoints.get_mut(key.0)
         {
             endpoint.negotiate_soon(now);
         }
         self.drain(key);
-    }
-
-    fn confirm_sections_of_answer(&mut self, key: EndpointKey) {
-        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
-        // Sections that the client refuses stay with their subscription, but nothing flows in them.
-        let refused: Vec<_> = endpoint
-            .sections
-            .iter_mut()
-            .filter(|s| !s.client_receives)
-            .map(|s| (s.mid, s.subscription.take()))
-            .collect();
-        self.confirm_sections(key);
-        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
-        for (mid, subscription) in refused {
-            if let Some(section) = endpoint.section(mid) {
-                section.subscription = subscription;
-            }
-        }
     }
 
     /// What the sections of our next description are to say.

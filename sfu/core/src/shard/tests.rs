@@ -82,6 +82,7 @@ impl Rig {
             dtx: true,
             stereo: false,
             muted: false,
+            backup: None,
         }));
     }
 

@@ -55,6 +55,7 @@ impl Shard {
             self.next_tick = self.now + TICK;
             self.expire();
             self.repeat_keyframe_requests();
+            self.move_to_backups();
             self.judge_speakers();
         }
     }

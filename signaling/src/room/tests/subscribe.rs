@@ -327,7 +327,8 @@ fn l63_the_first_subscriber_is_told_once() {
     let track = world.publish(&alice, MediaKind::Audio);
     world.inbox(&alice);
     for peer in [&bob, &carol] {
-        world.node(NodeEvent::Subscribed { connection: peer.downstream(), track: track.clone() });
+        let (connection, track) = (peer.downstream(), track.clone());
+        world.node(NodeEvent::Subscribed { connection, track, backup: false });
     }
     let inbox = world.inbox(&alice);
     assert_eq!(

@@ -305,6 +305,7 @@ impl World {
             sdp_cid: sdp_cid.into(),
             codec: MimeType::new(codec),
             encodings: rids.iter().map(|rid| StreamEncoding { rid: (*rid).into() }).collect(),
+            backup: false,
         }));
     }
 }
