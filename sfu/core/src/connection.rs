@@ -148,6 +148,8 @@ pub(crate) struct Connection {
     now: Instant,
     /// Outgoing video streams whose retransmission is set up; one entry per section.
     retransmitting: Vec<(Mid, Ssrc)>,
+    #[cfg(test)]
+    faulty: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -183,6 +185,8 @@ impl Connection {
             connected: false,
             now,
             retransmitting: Vec::new(),
+            #[cfg(test)]
+            faulty: false,
         }
     }
 
@@ -279,6 +283,7 @@ impl Connection {
                     mid,
                     rid,
                     format,
+                    source: *packet.header.ssrc,
                     sequence: *packet.seq_no,
                     timestamp: packet.header.timestamp,
                     marker: packet.header.marker,
@@ -377,8 +382,10 @@ impl Connection {
         stream.set_rtx_cache(RTX_VIDEO_PACKETS, RTX_VIDEO_AGE_MAX, Some(RTX_VIDEO_SHARE_MAX));
     }
 
-    /// Queues a packet on the outgoing stream of a section; [`Self::flush`] sends it.
+    /// Queues a packet on the outgoing stream of a section; the next timeout sends it.
     pub(crate) fn write(&mut self, mid: Mid, packet: ForwardedPacket) -> bool {
+        #[cfg(test)]
+        assert!(!self.faulty, "a fault that a test asked for");
         let now = self.now;
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
@@ -419,10 +426,22 @@ impl Connection {
         }
     }
 
-    /// Sends a data channel message. False when the channel is not open or its buffer is full.
-    pub(crate) fn send_data(&mut self, kind: DataKind, payload: &[u8]) -> bool {
-        let Some(id) = self.channels.get(channel_index(kind)).copied().flatten() else { return false };
-        self.rtc.channel(id).is_some_and(|mut channel| channel.write(true, payload).unwrap_or(false))
+    /// Forgets a source that another one has taken the place of.
+    pub(crate) fn forget_source(&mut self, source: u32) {
+        self.rtc.direct_api().remove_stream_rx(source.into());
+    }
+
+    /// Sends a data channel message.
+    pub(crate) fn send_data(&mut self, kind: DataKind, payload: &[u8]) -> DataSent {
+        let channel = self.channels.get(channel_index(kind)).copied().flatten();
+        match channel.and_then(|id| self.rtc.channel(id)) {
+            None => DataSent::Full,
+            Some(mut channel) => match channel.write(true, payload) {
+                Ok(true) => DataSent::Sent,
+                Ok(false) if payload.len() < DATA_BUFFER_BYTES_MAX => DataSent::Full,
+                Ok(false) | Err(_) => DataSent::Impossible,
+            },
+        }
     }
 
     /// Whether the channel is open.
@@ -501,6 +520,26 @@ impl Connection {
     pub(crate) fn may_send(&self, mid: Mid) -> bool {
         self.rtc.media(mid).is_some_and(|media| !media.disabled() && media.direction().is_sending())
     }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Takes media as if ICE and DTLS were up; `faulty` makes it panic instead.
+    pub(crate) fn pretend_connected(&mut self, faulty: bool) {
+        self.connected = true;
+        self.faulty = faulty;
+    }
+}
+
+/// What became of a data channel message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataSent {
+    /// It is on its way.
+    Sent,
+    /// The channel is not open, or its buffer is full: later it may go.
+    Full,
+    /// The other side takes no message of this size.
+    Impossible,
 }
 
 /// What to change with an offer.

@@ -13,7 +13,7 @@ use zynk_protocol::{
 };
 
 use crate::{
-    connection::{Connection, Credentials, Mid},
+    connection::{Connection, Credentials, DataSent, Mid},
     rewriter::Rewriter,
     shard::{SubscriptionKey, TrackKey},
 };
@@ -55,6 +55,8 @@ pub(crate) struct Endpoint {
     pub(crate) wake_at: Option<Instant>,
     pub(crate) dirty: bool,
     pub(crate) traffic: Traffic,
+    /// How often a source that it publishes gave way to another.
+    pub(crate) sources_replaced: u32,
 }
 
 /// ICE credentials of our side: those in use and, during a restart that we offered, the next ones.
@@ -188,17 +190,44 @@ impl DataQueue {
         !full
     }
 
-    /// Hands messages to `send` until it refuses one. Returns how many it took.
-    pub(crate) fn drain(&mut self, mut send: impl FnMut(DataKind, &[u8]) -> bool) -> u64 {
-        let mut sent = 0;
+    /// Hands messages to `send` until there is no room for one. Returns how many it took, and how many it
+    /// will never take.
+    pub(crate) fn drain(&mut self, mut send: impl FnMut(DataKind, &[u8]) -> DataSent) -> (u64, u64) {
+        let (mut sent, mut lost) = (0, 0);
         while let Some((kind, payload)) = self.messages.front() {
-            if !send(*kind, payload) {
-                break;
+            match send(*kind, payload) {
+                DataSent::Sent => sent += 1,
+                DataSent::Impossible => lost += 1,
+                DataSent::Full => break,
             }
             self.bytes = self.bytes.saturating_sub(payload.len());
             self.messages.pop_front();
-            sent += 1;
         }
-        sent
+        (sent, lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_can_never_go_does_not_hold_up_the_next() {
+        let mut queue = DataQueue::default();
+        for text in ["first", "far too long", "second", "third"] {
+            assert!(queue.push(DataKind::Reliable, Bytes::from_static(text.as_bytes())));
+        }
+        let mut went = Vec::new();
+        let outcome = queue.drain(|_, payload| match payload {
+            b"far too long" => DataSent::Impossible,
+            b"third" => DataSent::Full,
+            _ => {
+                went.push(payload.to_vec());
+                DataSent::Sent
+            }
+        });
+        assert_eq!(outcome, (2, 1));
+        assert_eq!(went, [b"first".to_vec(), b"second".to_vec()]);
+        assert_eq!((queue.messages.len(), queue.bytes), (1, "third".len()));
     }
 }

@@ -80,6 +80,18 @@ impl Subscription {
         self.settings = settings;
     }
 
+    /// The next packet begins a new stream, for video at a keyframe.
+    pub(crate) fn restart(&mut self) {
+        self.forwarder.restart();
+    }
+
+    /// Another source took the place of the one that sent encoding `index`.
+    pub(crate) fn follow_encoding(&mut self, index: usize) {
+        if !self.forwarder.selector.wants(index) {
+            self.forwarder.restart();
+        }
+    }
+
     /// Puts the subscription on a section, whose numbers it goes on with.
     pub(crate) fn assign(&mut self, mid: Mid, rewriter: Rewriter) {
         self.mid = Some(mid);

@@ -30,7 +30,7 @@ use zynk_protocol::{
 
 use crate::{
     Input, Output, ShardConfig, ShardError, Transport,
-    connection::{Connection, ConnectionEvent, ConnectionOutput, TransportStats},
+    connection::{ConnectionEvent, ConnectionOutput, TransportStats},
     demux::{DatagramKind, Demux, local_ufrag},
     endpoint::{Endpoint, Traffic},
     forwarder::Subscription,
@@ -306,12 +306,17 @@ impl Shard {
         match catch_unwind(AssertUnwindSafe(|| work(endpoint))) {
             Ok(value) => Some(value),
             Err(_) => {
-                tracing::error!("a session failed and was ended");
-                self.stats.sessions_panicked += 1;
-                self.remove(key, Some(ConnectionState::Failed));
+                self.end_faulty(key);
                 None
             }
         }
+    }
+
+    /// Ends a session whose state machine panicked, without touching that again.
+    fn end_faulty(&mut self, key: EndpointKey) {
+        tracing::error!("a session failed and was ended");
+        self.stats.sessions_panicked += 1;
+        self.remove(key, Some(ConnectionState::Failed));
     }
 
     /// Ends a connection in good order.
@@ -401,10 +406,6 @@ impl Shard {
             let room = endpoint.room.clone();
             self.outputs.push_back(Output::Event { room, event });
         }
-    }
-
-    fn connection_mut(&mut self, key: EndpointKey) -> Option<&mut Connection> {
-        self.endpoints.get_mut(key.0).map(|endpoint| &mut endpoint.connection)
     }
 }
 

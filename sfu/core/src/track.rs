@@ -10,12 +10,22 @@ use crate::{
     shard::{EndpointKey, SubscriptionKey, TrackKey},
 };
 
-/// An encoding counts as stopped when nothing came for so long. Longer than the pause between two frames of
-/// a slow screen share, shorter than a viewer's patience.
+/// An encoding counts as stopped when nothing came for so long. Shorter than a viewer's patience, longer than
+/// the pause between frames of any camera; simulcast of a screen share below one frame a second changes layers
+/// needlessly.
 const ENCODING_IDLE: Duration = Duration::from_millis(1500);
 /// At most one keyframe request per encoding in this time, however many subscribers ask: a keyframe costs
 /// the publisher several times a normal frame.
 const KEYFRAME_INTERVAL_MIN: Duration = Duration::from_millis(500);
+
+/// A packet that comes so much too late is none of the running stream's (RFC 3550, appendix A.1:
+/// MAX_DROPOUT).
+const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
+/// How often an unanswered keyframe request is repeated at the shortest interval; later the interval doubles
+/// each time.
+const KEYFRAME_EAGER_REPEATS: u32 = 4;
+/// The longest such interval is the shortest, doubled so often.
+const KEYFRAME_DOUBLINGS_MAX: u32 = 4;
 
 /// A track whose section has been negotiated.
 #[derive(Debug)]
@@ -41,8 +51,19 @@ pub(crate) struct Track {
 pub(crate) struct Encoding {
     pub(crate) rid: Option<Rid>,
     pub(crate) layers: StreamLayers,
+    /// Who sends it, and the highest number that came.
+    source: Option<(u32, u64)>,
     last_packet_at: Option<Instant>,
     keyframes: KeyframeRequests,
+}
+
+/// Whose packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The first of an encoding, or the same source's as before.
+    Known,
+    /// That of a source that begins anew, in place of this one.
+    Replaced(u32),
 }
 
 impl Encoding {
@@ -50,6 +71,7 @@ impl Encoding {
         Self {
             rid,
             layers: StreamLayers::default(),
+            source: None,
             last_packet_at: None,
             keyframes: KeyframeRequests::default(),
         }
@@ -60,6 +82,24 @@ impl Encoding {
         self.last_packet_at = Some(now);
         if keyframe {
             self.keyframes.satisfied();
+        }
+    }
+
+    /// Follows the encoding from source to source: a publisher's restart changes its SSRC or takes its
+    /// sequence numbers back.
+    pub(crate) fn follow(&mut self, source: u32, sequence: u64) -> Source {
+        match self.source {
+            Some((known, highest))
+                if known != source || sequence.saturating_add(SEQUENCE_STEP_BACK_MAX) < highest =>
+            {
+                self.source = Some((source, sequence));
+                Source::Replaced(known)
+            }
+            known => {
+                let highest = known.map_or(sequence, |(_, highest)| highest.max(sequence));
+                self.source = Some((source, highest));
+                Source::Known
+            }
         }
     }
 
@@ -95,8 +135,12 @@ impl Track {
             && self.encodings.get_mut(index).is_some_and(|encoding| encoding.keyframes.want(now))
     }
 
-    /// Encodings whose keyframe is overdue, to be asked for again.
+    /// Encodings whose keyframe is overdue, to be asked for again: none where nobody would see it.
     pub(crate) fn overdue_keyframes(&mut self, now: Instant) -> Vec<Option<Rid>> {
+        if self.muted || self.subscribers.is_empty() {
+            self.encodings.iter_mut().for_each(|encoding| encoding.keyframes.satisfied());
+            return Vec::new();
+        }
         let due = |encoding: &mut Encoding| encoding.keyframes.retry(now).then_some(encoding.rid);
         self.encodings.iter_mut().filter_map(due).collect()
     }
@@ -107,6 +151,8 @@ impl Track {
 struct KeyframeRequests {
     asked_at: Option<Instant>,
     wanted: bool,
+    /// Requests since the last keyframe.
+    asked: u32,
 }
 
 impl KeyframeRequests {
@@ -116,17 +162,20 @@ impl KeyframeRequests {
     }
 
     fn retry(&mut self, now: Instant) -> bool {
-        let rested =
-            self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= KEYFRAME_INTERVAL_MIN);
+        let doublings = self.asked.saturating_sub(KEYFRAME_EAGER_REPEATS).min(KEYFRAME_DOUBLINGS_MAX);
+        let interval = KEYFRAME_INTERVAL_MIN * (1 << doublings);
+        let rested = self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
         let ask = self.wanted && rested;
         if ask {
             self.asked_at = Some(now);
+            self.asked = self.asked.saturating_add(1);
         }
         ask
     }
 
     fn satisfied(&mut self) {
         self.wanted = false;
+        self.asked = 0;
     }
 }
 
@@ -147,5 +196,25 @@ mod tests {
         requests.satisfied();
         assert!(!requests.retry(at(2000)));
         assert!(requests.want(at(2000)));
+    }
+
+    #[test]
+    fn requests_that_nobody_answers_become_rare() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let start = Instant::now();
+        let mut requests = KeyframeRequests::default();
+        let asked = (0..60_000).filter(|ms| requests.want(start + Duration::from_millis(*ms))).count();
+        assert!((8..=15).contains(&asked), "{asked} in a minute");
+    }
+
+    #[test]
+    fn a_source_that_begins_anew_is_noticed() {
+        let mut encoding = Encoding::new(None);
+        assert_eq!(encoding.follow(1, 70_000), Source::Known);
+        assert_eq!(encoding.follow(1, 70_500), Source::Known);
+        assert_eq!(encoding.follow(1, 69_900), Source::Known, "late, of the same stream");
+        assert_eq!(encoding.follow(2, 70_501), Source::Replaced(1));
+        assert_eq!(encoding.follow(2, 50), Source::Replaced(2), "the same SSRC from the start");
+        assert_eq!(encoding.follow(2, 51), Source::Known);
     }
 }

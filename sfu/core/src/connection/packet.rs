@@ -118,6 +118,8 @@ pub(crate) struct MediaPacket {
     /// Its simulcast encoding.
     pub(crate) rid: Option<Rid>,
     pub(crate) format: PayloadFormat,
+    /// Its source, as the publisher numbers it (SSRC).
+    pub(crate) source: u32,
     /// Sequence number with rollovers.
     pub(crate) sequence: u64,
     /// RTP timestamp, in units of the format's clock.
@@ -171,6 +173,7 @@ impl MediaPacket {
             mid: Mid::from("0"),
             rid: None,
             format: PayloadFormat::unnegotiated(codec, 90_000),
+            source: 1,
             sequence,
             timestamp,
             marker: false,

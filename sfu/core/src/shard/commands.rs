@@ -12,7 +12,7 @@ use zynk_protocol::{
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     Output,
-    connection::Connection,
+    connection::{Connection, DataSent},
     demux::draw_credentials,
     endpoint::{CredentialsNow, DataQueue, Endpoint, Negotiation, Traffic},
     forwarder::Subscription,
@@ -65,13 +65,7 @@ impl Shard {
             }
             NodeAction::ExpectTrack(track) => self.expect_track(track),
             NodeAction::RemoveTrack { track } => self.remove_track(&track),
-            NodeAction::MuteTrack { track, muted } => {
-                if let Some(key) = self.by_sid.get(&track)
-                    && let Some(track) = self.tracks.get_mut(key.0)
-                {
-                    track.muted = muted;
-                }
-            }
+            NodeAction::MuteTrack { track, muted } => self.mute(&track, muted),
             NodeAction::Subscribe(subscribe) => self.subscribe(subscribe),
             NodeAction::Unsubscribe { connection, track } => self.unsubscribe(connection, &track),
             NodeAction::ConfigureSubscription { connection, track, settings } => {
@@ -118,6 +112,7 @@ impl Shard {
             wake_at: None,
             dirty: false,
             traffic: Traffic::default(),
+            sources_replaced: 0,
         }));
         self.by_id.insert(open.connection, key);
         self.demux.add_ufrag(&credentials.ufrag, key);
@@ -133,6 +128,24 @@ impl Shard {
         let Some(key) = self.endpoint_of(track.connection) else { return };
         if self.endpoints.get_mut(key.0).is_some_and(|endpoint| endpoint.expect(track)) {
             self.match_expected(key);
+        }
+    }
+
+    /// Stops or resumes a track and its second codec. What was muted starts again at a keyframe.
+    fn mute(&mut self, sid: &TrackSid, muted: bool) {
+        let primary = self.by_sid.get(sid).copied();
+        let backup = primary.and_then(|key| self.tracks.get(key.0)?.backup);
+        for key in [primary, backup].into_iter().flatten() {
+            let Some(track) = self.tracks.get_mut(key.0) else { continue };
+            if std::mem::replace(&mut track.muted, muted) == muted {
+                continue;
+            }
+            for subscription in track.subscribers.clone() {
+                if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                    subscription.restart();
+                }
+                self.want_keyframe_for(subscription);
+            }
         }
     }
 
@@ -236,14 +249,16 @@ impl Shard {
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let waits = !endpoint.data.is_empty() && kind == DataKind::Reliable;
         let open = endpoint.connection.has_channel(kind);
-        let sent = !waits
-            && open
-            && self.guard(key, |endpoint| endpoint.connection.send_data(kind, payload)) == Some(true);
+        let sent = match open && !waits {
+            true => self.guard(key, |endpoint| endpoint.connection.send_data(kind, payload)),
+            false => Some(DataSent::Full),
+        };
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
-        if sent {
-            self.stats.data_messages_sent += 1;
-        } else if !(open && kind == DataKind::Reliable && endpoint.data.push(kind, payload.clone())) {
-            self.stats.data_messages_dropped += 1;
+        let keeps = open && kind == DataKind::Reliable;
+        match sent {
+            Some(DataSent::Sent) => self.stats.data_messages_sent += 1,
+            Some(DataSent::Full) if keeps && endpoint.data.push(kind, payload.clone()) => {}
+            _ => self.stats.data_messages_dropped += 1,
         }
         self.mark_dirty(key);
     }
@@ -258,8 +273,10 @@ impl Shard {
             let Endpoint { data, connection, .. } = endpoint;
             data.drain(|kind, payload| connection.send_data(kind, payload))
         });
-        if let Some(sent) = sent.filter(|sent| *sent > 0) {
-            self.stats.data_messages_sent += sent;
+        let Some((sent, lost)) = sent else { return };
+        self.stats.data_messages_sent += sent;
+        self.stats.data_messages_dropped += lost;
+        if sent > 0 {
             self.mark_dirty(key);
         }
     }

@@ -1,12 +1,20 @@
 //! The way of media through the shard, and of keyframe requests back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use zynk_protocol::ConnectionState;
+
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
     forwarder::Arrival,
     selector::Selector,
+    track::Source,
 };
+
+/// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
+const SOURCES_REPLACED_MAX: u32 = 256;
 
 impl Shard {
     /// Sends a publisher's packet to everyone who receives its track.
@@ -20,6 +28,7 @@ impl Shard {
         let Some(track) = self.tracks.get_mut(key.0) else { return };
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
+        let source = encoding.follow(packet.source, packet.sequence);
         encoding.observe(now, packet.keyframe);
         encoding.layers.observe(now, &mut packet);
         let highest_layer = encoding.layers.highest(now);
@@ -31,11 +40,31 @@ impl Shard {
             let level = if track.muted { u8::MAX } else { level };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
+        if track.muted {
+            return;
+        }
+        if let Source::Replaced(replaced) = source {
+            if replaced != packet.source {
+                publisher.connection.forget_source(replaced);
+                publisher.sources_replaced += 1;
+            }
+            for key in &track.subscribers {
+                if let Some(subscription) = self.subscriptions.get_mut(key.0) {
+                    subscription.follow_encoding(index);
+                }
+            }
+        }
+        if publisher.sources_replaced > SOURCES_REPLACED_MAX {
+            tracing::debug!("a connection that changes its sources without end");
+            self.close(from, Some(ConnectionState::Failed));
+            return;
+        }
         let active = track.active(now);
         let arrival =
             Arrival { kind: track.kind, packet: &packet, encoding: index, active: &active, highest_layer };
         let mut keyframes = Vec::new();
         let mut unsupported = Vec::new();
+        let mut faulty = Vec::new();
         for subscription_key in &track.subscribers {
             let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) else { continue };
             if !subscription.is_flowing() {
@@ -46,7 +75,11 @@ impl Shard {
             if !receiver.connection.is_connected() {
                 continue;
             }
-            let outcome = subscription.forward(now, arrival, &mut receiver.connection);
+            let forward = || subscription.forward(now, arrival, &mut receiver.connection);
+            let Ok(outcome) = catch_unwind(AssertUnwindSafe(forward)) else {
+                faulty.push(receiver_key);
+                continue;
+            };
             if let Some(encoding) = outcome.keyframe
                 && !keyframes.contains(&encoding)
             {
@@ -65,6 +98,9 @@ impl Shard {
                 receiver.dirty = true;
                 self.dirty.push(receiver_key);
             }
+        }
+        for receiver in faulty {
+            self.end_faulty(receiver);
         }
         for encoding in keyframes {
             self.want_keyframe(key, encoding);
@@ -136,9 +172,8 @@ impl Shard {
     }
 
     pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
-        let asked =
-            self.connection_mut(publisher).is_some_and(|connection| connection.request_keyframe(mid, rid));
-        if asked {
+        let asked = self.guard(publisher, |endpoint| endpoint.connection.request_keyframe(mid, rid));
+        if asked == Some(true) {
             self.stats.keyframe_requests_sent += 1;
             self.mark_dirty(publisher);
         }

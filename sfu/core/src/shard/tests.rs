@@ -10,6 +10,9 @@ use zynk_protocol::{
 use super::*;
 use crate::{Certificate, ShardIndex};
 
+mod backup;
+mod media;
+
 const ROOM: &str = "RM_test";
 const ALICE: ConnectionId = ConnectionId(1);
 const BOB: ConnectionId = ConnectionId(2);

@@ -1,0 +1,110 @@
+//! Media through the shard, with connections that take packets as if they were up.
+
+use super::*;
+use crate::connection::{Codec, Connection, MediaPacket, PayloadFormat};
+
+const TRACK: &str = "TR_video";
+const CAROL: ConnectionId = ConnectionId(3);
+/// A VP8 payload with which decoding can start, and one with which it cannot (RFC 7741, section 4).
+const KEYFRAME: [u8; 6] = [0x10, 0x00, 0x9d, 0x01, 0x2a, 0x00];
+const DELTA: [u8; 6] = [0x10, 0x01, 0x9d, 0x01, 0x2a, 0x00];
+
+impl Rig {
+    /// Alice publishes, the others receive.
+    fn call(viewers: &[ConnectionId]) -> Self {
+        let mut rig = with_publisher();
+        for viewer in viewers {
+            rig.open(*viewer, ConnectionRole::Single, false);
+            rig.subscribe(*viewer, TRACK);
+            rig.offer(*viewer, 1, &["video recvonly"]);
+            rig.connection(*viewer).pretend_connected(false);
+        }
+        rig.connection(ALICE).pretend_connected(false);
+        rig
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        let key = self.shard.by_id[&id];
+        &mut self.shard.endpoints[key.0].connection
+    }
+
+    /// Alice's next packet. Returns how many were sent on.
+    fn publish(&mut self, source: u32, sequence: u64, payload: &[u8]) -> u64 {
+        let alice = self.shard.by_id[&ALICE];
+        let mid = self.shard.endpoints[alice.0].sections[0].mid;
+        let format: PayloadFormat = self.connection(ALICE).preferred_format(mid, None).unwrap();
+        let packet = MediaPacket {
+            mid,
+            format,
+            source,
+            ..MediaPacket::unreceived(
+                Codec::Vp8,
+                sequence,
+                90 * u32::try_from(sequence % 1_000_000).unwrap(),
+                payload,
+            )
+        };
+        let before = self.shard.stats().rtp_packets_sent;
+        self.shard.forward(alice, packet);
+        self.drain();
+        self.shard.stats().rtp_packets_sent - before
+    }
+
+    fn mute(&mut self, muted: bool) {
+        self.command(NodeAction::MuteTrack { track: TRACK.parse().unwrap(), muted });
+    }
+}
+
+#[test]
+fn what_is_muted_is_not_sent_on_and_starts_again_at_a_keyframe() {
+    let mut rig = Rig::call(&[BOB]);
+    assert_eq!(rig.publish(1, 100, &DELTA), 0, "decoding cannot start with it");
+    assert_eq!(rig.publish(1, 101, &KEYFRAME), 1);
+    assert_eq!(rig.publish(1, 102, &DELTA), 1);
+    rig.mute(true);
+    assert_eq!((rig.publish(1, 103, &DELTA), rig.publish(1, 104, &KEYFRAME)), (0, 0));
+    rig.mute(false);
+    assert_eq!(rig.publish(1, 105, &DELTA), 0);
+    assert_eq!((rig.publish(1, 106, &KEYFRAME), rig.publish(1, 107, &DELTA)), (1, 1));
+}
+
+#[test]
+fn a_publisher_that_begins_anew_is_followed_from_its_next_keyframe() {
+    for (source, sequence) in [(2, 50_000), (2, 70_001), (2, 200_000), (1, 100)] {
+        let mut rig = Rig::call(&[BOB]);
+        assert_eq!((rig.publish(1, 69_999, &KEYFRAME), rig.publish(1, 70_000, &DELTA)), (1, 1));
+        assert_eq!(rig.publish(source, sequence, &DELTA), 0, "a delta of a picture that nobody has");
+        assert_eq!(rig.publish(source, sequence + 1, &KEYFRAME), 1, "source {source} from {sequence}");
+        assert_eq!(rig.publish(source, sequence + 2, &DELTA), 1);
+    }
+}
+
+#[test]
+fn a_publisher_that_changes_its_source_without_end_is_ended() {
+    let mut rig = Rig::call(&[BOB]);
+    for source in 0..1000 {
+        if !rig.shard.by_id.contains_key(&ALICE) {
+            assert!(source > 100, "ended after {source}");
+            assert!(rig.shard.by_id.contains_key(&BOB));
+            return;
+        }
+        rig.publish(source, 7, &KEYFRAME);
+    }
+    panic!("never ended");
+}
+
+#[test]
+fn a_receiver_whose_session_panics_ends_alone() {
+    let mut rig = Rig::call(&[BOB, CAROL]);
+    assert_eq!(rig.publish(1, 1, &KEYFRAME), 2);
+    rig.connection(BOB).pretend_connected(true);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let sent = rig.publish(1, 2, &DELTA);
+    std::panic::set_hook(hook);
+    assert_eq!(sent, 1, "Carol gets it");
+    let failed = NodeEvent::ConnectionState { connection: BOB, state: ConnectionState::Failed };
+    assert!(rig.events.contains(&failed), "{:?}", rig.events);
+    assert_eq!((rig.shard.stats().sessions_panicked, rig.shard.stats().connections), (1, 2));
+    assert_eq!(rig.publish(1, 3, &DELTA), 1);
+}
