@@ -18,17 +18,17 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior};
-use tower_http::cors::{AllowHeaders, Any, CorsLayer, ExposeHeaders};
 use zynk_auth::Claims;
 use zynk_protocol::livekit::{self, SignalRequest, SignalResponse, signal_request, signal_response};
 
 use crate::directory::{Directory, SessionHandle};
+use crate::http::cors;
 use crate::join::query::RtcQuery;
 use crate::join::{JoinError, JoinParams, request};
 use crate::room_task::unix_ms;
@@ -49,9 +49,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Buffers of a socket. Small, as thousands of them are idle.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024;
 
-/// How long browsers may remember a preflight's answer.
-const CORS_MAX_AGE: Duration = Duration::from_secs(86_400);
-
 /// WebSocket close codes (RFC 6455, section 7.4.1).
 mod close_code {
     pub(super) const NORMAL: u16 = 1000;
@@ -63,25 +60,12 @@ mod close_code {
 
 /// The routes of LiveKit's signal protocol. It has no fallback, so that other routers can be merged with it.
 pub fn rtc_router(directory: Directory) -> Router {
-    let cors = CorsLayer::new()
-        .allow_origin(Any)
-        .allow_headers(AllowHeaders::mirror_request())
-        .allow_methods([
-            Method::OPTIONS,
-            Method::HEAD,
-            Method::GET,
-            Method::POST,
-            Method::PATCH,
-            Method::DELETE,
-        ])
-        .expose_headers(ExposeHeaders::any())
-        .max_age(CORS_MAX_AGE);
     Router::new()
         .route("/rtc", get(rtc_v0))
         .route("/rtc/v1", get(rtc_v1))
         .route("/rtc/validate", get(validate_v0))
         .route("/rtc/v1/validate", get(validate_v1))
-        .layer(cors)
+        .layer(cors())
         .with_state(directory)
 }
 

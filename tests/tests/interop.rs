@@ -46,6 +46,16 @@ fn whip_is_seen_in_chromium_and_chromium_is_seen_through_whep() {
     Rig::start().node("interop/whip-chromium.mjs", &[], LIMIT);
 }
 
+#[test]
+fn a_whep_player_without_vp9_gets_the_backup_codec_of_chromium() {
+    Rig::start().node("interop/backup-codec.mjs", &["simulcast"], LIMIT);
+}
+
+#[test]
+fn everybody_gets_the_backup_codec_where_the_publisher_prefers_that() {
+    Rig::start().node("interop/backup-codec.mjs", &["regression"], LIMIT);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webrtc_rs_publishes_through_whip_and_plays_through_whep() {
     let server = LiveServer::start();

@@ -114,6 +114,9 @@ impl Room {
             other.quality_told.remove(&participant.sid);
         }
         self.fail_rpcs_to(&participant.identity);
+        for track in participant.subscriptions.keys() {
+            self.demand_changed(track);
+        }
         let event = match participant.was_active {
             true => "participant_left",
             false => "participant_connection_aborted",

@@ -9,6 +9,7 @@ use zynk_protocol::{
 };
 
 use super::Room;
+use super::dynacast::quality_for;
 use super::participant::Participant;
 use super::publish::Track;
 use crate::join::SubscribeScope;
@@ -121,6 +122,7 @@ impl Room {
         self.open_downstream(sid);
         let downstream = self.participants.get(sid).and_then(Participant::downstream);
         let Some(connection) = downstream else { return };
+        let settings = self.with_quality(track, settings);
         let track = track.clone();
         self.command(NodeAction::Subscribe(SubscribeTrack { connection, track, stream_id, settings }));
     }
@@ -254,10 +256,20 @@ impl Room {
             return;
         }
         if let Some(connection) = participant.downstream() {
+            let settings = self.with_quality(track, settings);
             let track = track.clone();
             self.command(NodeAction::ConfigureSubscription { connection, track, settings });
         }
         self.demand_changed(track);
+    }
+
+    /// The settings for the node, which knows nothing of sizes: the quality is what the size needs.
+    fn with_quality(&self, track: &TrackSid, settings: SubscriptionSettings) -> SubscriptionSettings {
+        let publisher = self.tracks.get(track).and_then(|publisher| self.participants.get(publisher));
+        match publisher.and_then(|publisher| publisher.track(track.as_str())) {
+            Some(track) => SubscriptionSettings { quality: quality_for(&track.info, settings), ..settings },
+            None => settings,
+        }
     }
 
     /// Media of a subscription flows.

@@ -2,6 +2,7 @@
 //!
 //! Names begin with the line of `docs/livekit-compatibility.md` that the test shows.
 
+mod backup;
 mod data;
 mod join;
 mod lifetime;

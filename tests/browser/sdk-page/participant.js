@@ -7,14 +7,16 @@ window.__zynk = { room: undefined };
 
 /**
  * Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec` with the layers
- * of `scalabilityMode`.
+ * of `scalabilityMode`, and as `backupCodec` for those who do not decode that; `backupCodecPolicy` is
+ * livekit-client's.
  */
-window.join = async ({ url, token, codec, scalabilityMode, width = 640, height = 360, fps = 20, publish = true }) => {
+window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true }) => {
   const room = new Room({
     publishDefaults: {
       videoCodec: codec,
       scalabilityMode,
-      backupCodec: false,
+      backupCodec: backupCodec ? { codec: backupCodec } : false,
+      backupCodecPolicy,
       simulcast: codec === 'vp8' || codec === undefined,
     },
     videoCaptureDefaults: { resolution: { width, height, frameRate: fps } },

@@ -307,7 +307,12 @@ fn l62_the_publisher_learns_which_layers_are_wanted() {
         settings.width = 300;
         settings.height = 150;
     };
+    world.actions();
     world.signal(&bob, settings(&track, small));
+    let [NodeAction::ConfigureSubscription { settings: smaller, .. }] = &world.actions()[..] else {
+        panic!()
+    };
+    assert_eq!(smaller.quality, TrackQuality::Low, "the layer that covers the size");
     assert_eq!(world.inbox(&alice), [], "lowering waits");
     world.advance(Duration::from_secs(5));
     assert_eq!(world.told(&alice, qualities), [true, false, false]);
