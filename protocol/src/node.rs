@@ -213,7 +213,7 @@ pub struct SubscriptionSettings {
     pub paused: bool,
     /// The best quality wanted.
     pub quality: TrackQuality,
-    /// The size, in pixels, at which it is shown; the smallest layer that covers it is enough.
+    /// The size, in pixels, at which it is shown. Signaling knows the layers' sizes: `quality` covers it.
     pub size: Option<(u32, u32)>,
     /// The highest frame rate wanted; 0 means any.
     pub fps: u32,
