@@ -62,7 +62,9 @@ export function CallScreen({ call, devices, mediaDevices, link, onPreferences }:
         link={link}
         notify={call.notify}
       />
-      {state.phase === 'reconnecting' && <StatusBanner mediaAlive={state.mediaAlive} />}
+      {state.phase === 'reconnecting' && (
+        <StatusBanner mediaAlive={state.mediaAlive} serverRestarting={state.serverRestarting} />
+      )}
       {screen.on && (
         <section
           aria-label="Screen sharing"

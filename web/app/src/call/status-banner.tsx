@@ -1,5 +1,8 @@
 /** Tells that the connection is being restored. */
-export function StatusBanner({ mediaAlive }: { mediaAlive: boolean }) {
+export function StatusBanner({ mediaAlive, serverRestarting }: { mediaAlive: boolean; serverRestarting: boolean }) {
+  const trouble = mediaAlive
+    ? 'Connection trouble. Reconnecting…'
+    : 'Connection lost. Reconnecting… You see the last picture.';
   return (
     <div
       data-testid="status-banner"
@@ -7,7 +10,7 @@ export function StatusBanner({ mediaAlive }: { mediaAlive: boolean }) {
       className="rise flex items-center justify-center gap-3 rounded-xl border border-warn/40 bg-warn/15 px-4 py-2.5 text-sm font-medium"
     >
       <span className="spinner shrink-0 text-warn" />
-      {mediaAlive ? 'Connection trouble. Reconnecting…' : 'Connection lost. Reconnecting… You see the last picture.'}
+      {serverRestarting ? 'The server is restarting. Reconnecting…' : trouble}
     </div>
   );
 }

@@ -87,6 +87,17 @@ export function statusOf(error: ConnectionError): number | undefined {
   return typeof status === 'number' ? status : undefined;
 }
 
+/** Why a call ended whose connection was lost and could not be restored. `shutDown`: the server had said goodbye. */
+export function explainLoss(shutDown: boolean): Failure {
+  if (shutDown) return explainDisconnect(DisconnectReason.SERVER_SHUTDOWN);
+  return failure(
+    'server_gone',
+    'The server cannot be reached any more',
+    'Either it has stopped or your network is down. Check your network, then rejoin.',
+    'call',
+  );
+}
+
 /** Explains why a running call ended. */
 export function explainDisconnect(reason: DisconnectReason | undefined): Failure {
   const ended = (code: string, title: string, text: string) => failure(code, title, text, 'call');
@@ -112,8 +123,8 @@ export function explainDisconnect(reason: DisconnectReason | undefined): Failure
     case DisconnectReason.SERVER_SHUTDOWN:
       return ended(
         'server_shutdown',
-        'The server is shutting down',
-        'It is being restarted or updated. Rejoin in a minute.',
+        'The server was shut down',
+        'It did not come back in time. It may be restarting or being updated: rejoin in a minute.',
       );
     case DisconnectReason.SIGNAL_CLOSE:
     case DisconnectReason.CONNECTION_TIMEOUT:

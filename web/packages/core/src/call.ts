@@ -2,7 +2,7 @@ import {
   ConnectionError,
   ConnectionErrorReason,
   ConnectionState,
-  type DisconnectReason,
+  DisconnectReason,
   LivekitError,
   type LocalTrack,
   Room,
@@ -10,12 +10,13 @@ import {
   type RoomOptions,
   Track,
 } from 'livekit-client';
-import { explainDisconnect, explainJoinError, joinTimeout, signalingMissing } from './call-failure';
+import { explainDisconnect, explainJoinError, explainLoss, joinTimeout, signalingMissing } from './call-failure';
 import { type DeviceName, explainDeviceError, isScreenPickerClosed } from './device-failure';
 import { type Failure, FailureError, failure } from './failure';
 import { describeChanges, type ParticipantView, StableOrder, viewParticipants } from './participants';
 import type { PreviewTracks } from './preview';
 import { refused, type ServerApi } from './server';
+import { onServerLeave } from './server-leave';
 import { type ReadableStore, Store } from './store';
 
 export interface JoinRequest {
@@ -56,6 +57,8 @@ export interface CallState {
   /** Only signaling is lost while true; sound and pictures still flow. */
   mediaAlive: boolean;
   soundBlocked: boolean;
+  /** The server said that it stops; the connection is being restored at the one that follows. */
+  serverRestarting: boolean;
   notice: Notice | null;
   ended: Failure | null;
 }
@@ -144,11 +147,15 @@ export class Call implements CallHandle {
       screen: OFF,
       mediaAlive: false,
       soundBlocked: false,
+      serverRestarting: false,
       notice: null,
       ended: null,
     });
     for (const event of CHANGES) this.room.on(event, this.#scheduleRefresh);
     this.room.on(RoomEvent.Disconnected, this.#onDisconnected);
+    onServerLeave(this.room, (reason) => {
+      if (reason === DisconnectReason.SERVER_SHUTDOWN) this.#state.patch({ serverRestarting: true });
+    });
   }
 
   get state(): ReadableStore<CallState> {
@@ -328,7 +335,10 @@ export class Call implements CallHandle {
   readonly #onDisconnected = (reason?: DisconnectReason): void => {
     // Before the room is entered, `start` reports the failure.
     if (this.#state.get().phase === 'connecting') return;
-    this.#state.patch({ phase: 'ended', ended: explainDisconnect(reason) });
+    const { phase, serverRestarting } = this.#state.get();
+    // The SDK gives no reason when it gives up.
+    const lost = phase === 'reconnecting' && (reason === undefined || reason === DisconnectReason.UNKNOWN_REASON);
+    this.#state.patch({ phase: 'ended', ended: lost ? explainLoss(serverRestarting) : explainDisconnect(reason) });
   };
 
   /** Events come in bursts; one look at the room after each burst is enough. */
@@ -350,6 +360,7 @@ export class Call implements CallHandle {
       ...before,
       phase,
       mediaAlive: !rebuilding,
+      serverRestarting: phase === 'reconnecting' && before.serverRestarting,
       roomName: this.room.name || before.roomName,
       soundBlocked: !this.room.canPlaybackAudio,
       microphone: this.#switchState('microphone', before.microphone),

@@ -152,6 +152,39 @@ describe('during a call', () => {
     expect(call.state.get().notice).toBe(before.notice);
   });
 
+  it.each([
+    [true, 'server_shutdown'],
+    [false, 'server_gone'],
+  ])('knows a server that said goodbye (%s) from one that is gone', async (saidGoodbye, code) => {
+    const { room, call } = setUp();
+    const handled = vi.fn();
+    const client = { onLeave: handled };
+    Object.assign(room, { engine: { client } });
+    await call.start();
+    room.emit(RoomEvent.Connected);
+    room.emit(RoomEvent.Reconnected);
+    if (saidGoodbye) (client.onLeave as Listener)({ reason: DisconnectReason.SERVER_SHUTDOWN });
+    expect(handled).toHaveBeenCalledTimes(saidGoodbye ? 1 : 0);
+    room.state = ConnectionState.Reconnecting;
+    room.emit(RoomEvent.ConnectionStateChanged);
+    await settled();
+    expect(call.state.get()).toMatchObject({ phase: 'reconnecting', serverRestarting: saidGoodbye });
+
+    room.state = ConnectionState.Connected;
+    room.emit(RoomEvent.ConnectionStateChanged);
+    await settled();
+    expect(call.state.get().serverRestarting).toBe(false);
+
+    if (saidGoodbye) (client.onLeave as Listener)({ reason: DisconnectReason.SERVER_SHUTDOWN });
+    room.state = ConnectionState.Reconnecting;
+    room.emit(RoomEvent.ConnectionStateChanged);
+    await settled();
+    room.state = ConnectionState.Disconnected;
+    room.emit(RoomEvent.Disconnected, undefined);
+    await settled();
+    expect(call.state.get()).toMatchObject({ phase: 'ended', ended: { code } });
+  });
+
   it('explains a device that fails', async () => {
     const { room, call } = setUp();
     await call.start();
