@@ -22,7 +22,7 @@ pub use media::{DataKind, MediaKind, MimeType, TrackSource};
 pub use node::{
     BackupUse, CandidatePolicy, ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack,
     MidTrack, NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection,
-    Recipients, SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack,
+    Recipients, SDP_BYTES_MAX, SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack,
     SubscriptionFailure, SubscriptionSettings, TrackQuality,
 };
 pub use units::{Bitrate, DataSize};

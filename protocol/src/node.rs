@@ -18,6 +18,9 @@ use crate::{
     TrackSource,
 };
 
+/// Largest SDP description of a client, in bytes: hundreds of media sections fit. A larger one is refused.
+pub const SDP_BYTES_MAX: usize = 128 * 1024;
+
 /// An order to the node that hosts `room`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeCommand {

@@ -113,9 +113,6 @@ impl JoinParams {
         if claims.identity.is_empty() {
             return Err(JoinError::bad_request("identity_missing", "identity cannot be empty"));
         }
-        if claims.identity.len() > limits.identity_bytes_max {
-            return Err(JoinError::bad_request("identity_too_long", "identity exceeds length limit"));
-        }
         if grants.room.is_empty() {
             return Err(JoinError::bad_request("room_missing", "no room name"));
         }
@@ -150,8 +147,17 @@ impl JoinParams {
             resume: None,
             sync_state: None,
         };
+        params.check_identity(limits)?;
         params.check_limits(limits)?;
         Ok(params)
+    }
+
+    /// Refuses an identity that is over its limit.
+    pub(crate) fn check_identity(&self, limits: &LimitsConfig) -> Result<(), JoinError> {
+        match self.identity.as_str().len() > limits.identity_bytes_max {
+            true => Err(JoinError::bad_request("identity_too_long", "identity exceeds length limit")),
+            false => Ok(()),
+        }
     }
 
     /// Refuses name, metadata and attributes that are over their limits.
@@ -178,12 +184,10 @@ fn kind_detail(name: &str) -> Option<i32> {
 
 fn permission(claims: &Claims) -> livekit::ParticipantPermission {
     let grants = &claims.video;
-    let sources = grants
-        .can_publish_sources
-        .iter()
-        .filter_map(|source| livekit::TrackSource::from_str_name(&source.to_ascii_uppercase()))
-        .map(i32::from)
-        .collect();
+    // An empty list stands for every source, so that a name that nobody knows has to stay in it.
+    let source = |name: &String| livekit::TrackSource::from_str_name(&name.to_ascii_uppercase());
+    let sources = grants.can_publish_sources.iter();
+    let sources = sources.map(|name| source(name).unwrap_or(livekit::TrackSource::Unknown).into()).collect();
     livekit::ParticipantPermission {
         can_subscribe: grants.can_subscribe(),
         can_publish: grants.can_publish(),
@@ -270,7 +274,7 @@ impl From<TokenError> for JoinError {
         let code = match error {
             TokenError::TooLong { .. } | TokenError::Malformed(_) => "token_malformed",
             TokenError::Algorithm => "token_algorithm",
-            TokenError::UnknownKey => "api_key_unknown",
+            TokenError::UnknownKey => "token_unknown_key",
             TokenError::Signature => "token_signature",
             TokenError::NoExpiration => "token_no_expiration",
             TokenError::Expired => "token_expired",

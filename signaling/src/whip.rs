@@ -22,7 +22,7 @@ use axum::{
 use serde::Deserialize;
 use zynk_auth::Claims;
 use zynk_protocol::{
-    MediaKind, TrackSource,
+    MediaKind, SDP_BYTES_MAX, TrackSource,
     livekit::{self, SessionDescription},
 };
 
@@ -44,9 +44,6 @@ const ACCEPT_PATCH: &str = "accept-patch";
 
 /// The version of LiveKit's signal protocol that sessions here understand.
 const SIGNAL_PROTOCOL: i32 = 17;
-
-/// Largest offer. A larger one is answered with 413.
-const OFFER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Largest fragment. A larger one is answered with 413.
 const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
@@ -210,7 +207,7 @@ pub(crate) async fn read_offer(headers: &HeaderMap, body: Body) -> Result<(Strin
         let detail = "the answer is of type application/sdp, which the header Accept does not allow";
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
-    let body = read_body(body, OFFER_BYTES_MAX).await?;
+    let body = read_body(body, SDP_BYTES_MAX).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|_| Problem::bad_request("sdp_invalid", "the offer is not UTF-8"))?;
     let offer = Offer::parse(text)?;

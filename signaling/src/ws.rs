@@ -169,7 +169,7 @@ fn join_params(
         (Version::V1, None) => {
             return Err(JoinError::bad_request("join_request_missing", "join_request is required"));
         }
-        (Version::V0, None) => query.apply(&mut params, user_agent, strict)?,
+        (Version::V0, None) => query.apply(&mut params, limits, user_agent, strict)?,
     }
     Ok(params)
 }
@@ -325,7 +325,9 @@ impl Connection {
     async fn part(mut self, error: &SessionError) {
         tracing::info!(%error, "a session ends by its client's fault");
         let leave = signal_request::Message::Leave(livekit::LeaveRequest::default());
-        drop(self.handle.requests.send(Box::new(SignalRequest { message: Some(leave) })).await);
+        let leave = self.handle.requests.send(Box::new(SignalRequest { message: Some(leave) }));
+        // A room that is busy notices the dropped handle.
+        drop(tokio::time::timeout(CLOSE_TIMEOUT, leave).await);
         let goodbye = async {
             for response in Session::farewell(error) {
                 self.send(&response).await?;

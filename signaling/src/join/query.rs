@@ -9,6 +9,7 @@ use serde::Deserialize;
 use zynk_protocol::livekit::{self, client_info::Capability, client_info::Sdk};
 
 use super::{ConnectionMode, JoinError, JoinParams, Resume, SubscribeScope, user_agent};
+use crate::config::LimitsConfig;
 
 /// SDKs differ on padding.
 pub(super) const BASE64URL: GeneralPurpose = GeneralPurpose::new(
@@ -49,6 +50,7 @@ impl RtcQuery {
     pub(crate) fn apply(
         &self,
         params: &mut JoinParams,
+        limits: &LimitsConfig,
         user_agent: &str,
         strict: bool,
     ) -> Result<(), JoinError> {
@@ -71,6 +73,7 @@ impl RtcQuery {
             // The second connection of very old clients: it publishes alone.
             params.identity = zynk_protocol::Identity::new(format!("{}#{name}", params.identity));
             params.permission.can_subscribe = false;
+            params.check_identity(limits)?;
         }
         self.apply_attributes(params, strict)
     }

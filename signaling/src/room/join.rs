@@ -79,7 +79,11 @@ impl Room {
         Ok(())
     }
 
-    fn add_participant(&mut self, session: SessionId, params: JoinParams) -> ParticipantSid {
+    fn add_participant(&mut self, session: SessionId, mut params: JoinParams) -> ParticipantSid {
+        // Everybody is told these.
+        params.client.capabilities = super::publish::known(&params.client.capabilities, |capability| {
+            livekit::client_info::Capability::try_from(capability).is_ok()
+        });
         let sid = ParticipantSid::from_random(self.random());
         let publisher = Connection::new(self.new_connection(&sid));
         // Values that delete have nothing to delete yet.
@@ -112,6 +116,7 @@ impl Room {
             candidates: params.candidates,
             publisher,
             subscriber: None,
+            negotiation: Default::default(),
             active_deadline: Some(self.now + ACTIVE_TIMEOUT),
             close_deadline: None,
             refresh_deadline: None,

@@ -148,7 +148,7 @@ fn set_grants(grants: &mut zynk_auth::VideoGrants, permission: &livekit::Partici
     grants.can_publish_sources = permission
         .can_publish_sources
         .iter()
-        .filter_map(|source| livekit::TrackSource::try_from(*source).ok())
+        .map(|source| livekit::TrackSource::try_from(*source).unwrap_or(livekit::TrackSource::Unknown))
         .map(|source| source.as_str_name().to_ascii_lowercase())
         .collect();
 }

@@ -9,7 +9,8 @@ use zynk_protocol::livekit::participant_info::State;
 use zynk_protocol::livekit::request_response::{Reason, Request};
 use zynk_protocol::livekit::{self, DisconnectReason, signal_response};
 use zynk_protocol::{
-    ConnectionId, ConnectionState, MidTrack, NegotiationFailure, NodeAction, ParticipantSid, SectionCount,
+    ConnectionId, ConnectionState, MidTrack, NegotiationFailure, NodeAction, ParticipantSid, SDP_BYTES_MAX,
+    SectionCount,
 };
 
 use super::leave::leave_message;
@@ -26,22 +27,83 @@ struct CandidateInit {
     candidate: String,
 }
 
+/// Candidates of a client for a connection between two descriptions. Further ones are ignored.
+pub(super) const CANDIDATES_MAX: usize = 128;
+
+/// Longest candidate, in bytes. A longer one is ignored.
+const CANDIDATE_BYTES_MAX: usize = 1024;
+
+/// What is under way on a participant's connections, so that the node is asked one thing at a time.
+#[derive(Debug, Default)]
+pub(super) struct Negotiation {
+    /// The node has not answered the client's last offer yet.
+    offered: bool,
+    /// The client's newest offer, while the node answers an earlier one. One that waited before is replaced:
+    /// its client has taken it back.
+    waiting: Option<livekit::SessionDescription>,
+    /// The node's offer that the client has not answered yet.
+    to_answer: Option<u32>,
+    /// Candidates since the last description, at most [`CANDIDATES_MAX`] for each connection.
+    candidates: HashMap<ConnectionId, usize>,
+}
+
+impl Negotiation {
+    /// Whether one more candidate may go to the node.
+    fn take_candidate(&mut self, connection: ConnectionId) -> bool {
+        let taken = self.candidates.entry(connection).or_default();
+        *taken += 1;
+        *taken <= CANDIDATES_MAX
+    }
+}
+
 impl Room {
     pub(super) fn handle_offer(&mut self, sid: &ParticipantSid, offer: livekit::SessionDescription) {
-        let Some(participant) = self.participants.get(sid) else { return };
-        let connection = participant.publisher.id;
+        if offer.sdp.len() > SDP_BYTES_MAX {
+            return self.refuse_description(sid);
+        }
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let (connection, negotiation) = (participant.publisher.id, &mut participant.negotiation);
+        if negotiation.offered {
+            negotiation.waiting = Some(offer);
+            return;
+        }
+        negotiation.offered = true;
+        negotiation.candidates.remove(&connection);
         self.command(NodeAction::RemoteOffer { connection, offer_id: offer.id, sdp: offer.sdp });
     }
 
+    /// The node is done with the client's offer: the next one may come.
+    fn offer_done(&mut self, sid: &ParticipantSid) {
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        participant.negotiation.offered = false;
+        if let Some(offer) = participant.negotiation.waiting.take() {
+            self.handle_offer(sid, offer);
+        }
+    }
+
     pub(super) fn handle_answer(&mut self, sid: &ParticipantSid, answer: livekit::SessionDescription) {
+        if answer.sdp.len() > SDP_BYTES_MAX {
+            return self.refuse_description(sid);
+        }
         // Only downstream connections of dual mode have offers to answer.
-        let Some(connection) = self.participants.get(sid).and_then(|p| p.subscriber) else { return };
+        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let Some(connection) = participant.subscriber else { return };
         let (connection, offer_id) = (connection.id, answer.id);
-        self.command(NodeAction::RemoteAnswer { connection, offer_id, sdp: answer.sdp });
+        // One answer for each offer; clients that do not count say 0.
+        if participant.negotiation.to_answer.take_if(|id| offer_id == 0 || *id == offer_id).is_some() {
+            self.command(NodeAction::RemoteAnswer { connection, offer_id, sdp: answer.sdp });
+        }
+    }
+
+    /// Ends the session of a client whose description is too large: it would only offer the same again.
+    fn refuse_description(&mut self, sid: &ParticipantSid) {
+        let message = format!("the description is too large: at most {SDP_BYTES_MAX} bytes");
+        self.respond(sid, 0, Reason::InvalidRequest, &message, None);
+        self.remove_participant(sid, DisconnectReason::MediaFailure, Some(Action::Disconnect));
     }
 
     pub(super) fn handle_trickle(&mut self, sid: &ParticipantSid, trickle: livekit::TrickleRequest) {
-        let Some(participant) = self.participants.get(sid) else { return };
+        let Some(participant) = self.participants.get_mut(sid) else { return };
         let connection = match (trickle.target(), participant.subscriber) {
             (livekit::SignalTarget::Subscriber, Some(subscriber)) => subscriber.id,
             (livekit::SignalTarget::Subscriber, None) if participant.mode == ConnectionMode::Dual => return,
@@ -53,7 +115,10 @@ impl Room {
             return self.respond(sid, 0, Reason::UnclassifiedError, message, echo);
         };
         // An empty candidate ends the list; names of mDNS cannot be resolved here.
-        if !init.candidate.is_empty() && !init.candidate.contains(".local ") {
+        let is_usable = !init.candidate.is_empty()
+            && init.candidate.len() <= CANDIDATE_BYTES_MAX
+            && !init.candidate.contains(".local ");
+        if is_usable && participant.negotiation.take_candidate(connection) {
             self.command(NodeAction::RemoteCandidate { connection, candidate: init.candidate });
         }
     }
@@ -72,6 +137,7 @@ impl Room {
         if missing != SectionCount::default() {
             self.require_sections(&sid, missing);
         }
+        self.offer_done(&sid);
     }
 
     pub(super) fn node_offered(
@@ -82,6 +148,10 @@ impl Room {
         mid_tracks: Vec<MidTrack>,
     ) {
         let Some(sid) = self.connections.get(&connection).cloned() else { return };
+        if let Some(participant) = self.participants.get_mut(&sid) {
+            participant.negotiation.to_answer = Some(offer_id);
+            participant.negotiation.candidates.remove(&connection);
+        }
         let offer = description("offer", offer_id, sdp, mid_tracks);
         self.tell(&sid, signal_response::Message::Offer(offer));
     }
@@ -106,7 +176,7 @@ impl Room {
         let Some(sid) = self.connections.get(&connection).cloned() else { return };
         tracing::info!(participant = %sid, %failure, "negotiation failed");
         match failure {
-            NegotiationFailure::Closed => {}
+            NegotiationFailure::Closed => self.offer_done(&sid),
             NegotiationFailure::Timeout { .. } => {
                 self.remove_participant(&sid, DisconnectReason::StateMismatch, Some(Action::Reconnect));
             }

@@ -12,6 +12,7 @@ use zynk_protocol::{
 
 use super::SessionId;
 use super::data_tracks::DataTracks;
+use super::negotiation::Negotiation;
 use super::permission::TrackPermissions;
 use super::publish::Track;
 use super::subscribe::Subscription;
@@ -50,6 +51,7 @@ pub(super) struct Participant {
     pub(super) subscriber: Option<Connection>,
     /// Whether `subscriber` decides about being connected (dual mode, allowed to subscribe at the join).
     pub(super) subscriber_primary: bool,
+    pub(super) negotiation: Negotiation,
     /// To become ACTIVE until then.
     pub(super) active_deadline: Option<Instant>,
     /// To be removed then, after its transport failed.

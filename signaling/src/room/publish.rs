@@ -1,7 +1,7 @@
 //! Tracks, from their announcement to their end.
 
 use zynk_protocol::livekit::request_response::{Reason, Request};
-use zynk_protocol::livekit::{self, signal_response};
+use zynk_protocol::livekit::{self, VideoQuality, signal_response};
 use zynk_protocol::{
     ExpectedTrack, MediaKind, MimeType, NodeAction, ParticipantSid, StartedTrack, TrackSid, TrackSource,
 };
@@ -19,7 +19,13 @@ pub(super) const QUEUED_PER_CID_MAX: usize = 3;
 /// Tracks of a participant, announced and published. Further ones are refused (LIMIT_EXCEEDED).
 pub(super) const TRACKS_MAX: usize = 64;
 
-/// Longest client id and name of a track, in bytes. Longer ones are refused (INVALID_REQUEST).
+/// Codecs that one announcement may name. With more it is refused (INVALID_REQUEST).
+const SIMULCAST_CODECS_MAX: usize = 8;
+
+/// Longest name of an encoding. A longer one is forgotten.
+const RID_BYTES_MAX: usize = 64;
+
+/// Longest client id and name of a track or codec, in bytes. Longer ones are refused (INVALID_REQUEST).
 const TRACK_TEXT_BYTES_MAX: usize = 1024;
 
 /// A track of a participant.
@@ -50,10 +56,13 @@ impl Track {
     }
 }
 
-/// Whether a permission covers tracks of a source.
+/// Whether a permission covers tracks of a source. "Unknown" in its list stands for names that this version
+/// does not know, and covers nothing.
 pub(super) fn may_publish(permission: &livekit::ParticipantPermission, source: i32) -> bool {
-    permission.can_publish
-        && (permission.can_publish_sources.is_empty() || permission.can_publish_sources.contains(&source))
+    let is_listed = || {
+        source != i32::from(livekit::TrackSource::Unknown) && permission.can_publish_sources.contains(&source)
+    };
+    permission.can_publish && (permission.can_publish_sources.is_empty() || is_listed())
 }
 
 impl Room {
@@ -72,6 +81,13 @@ impl Room {
         };
         if request.cid.len() > TRACK_TEXT_BYTES_MAX || request.name.len() > TRACK_TEXT_BYTES_MAX {
             return self.refuse_track(sid, request, Reason::InvalidRequest, "cid or name is too long");
+        }
+        let codecs = &request.simulcast_codecs;
+        let is_long = |codec: &livekit::SimulcastCodec| {
+            codec.cid.len() > TRACK_TEXT_BYTES_MAX || codec.codec.len() > TRACK_TEXT_BYTES_MAX
+        };
+        if codecs.len() > SIMULCAST_CODECS_MAX || codecs.iter().any(is_long) {
+            return self.refuse_track(sid, request, Reason::InvalidRequest, "too many codecs, or too long");
         }
         if !request.sid.is_empty() {
             return self.add_backup_codec(sid, request);
@@ -320,16 +336,14 @@ pub(super) fn mime_of(kind: MediaKind, codec: &str) -> String {
     }
 }
 
-/// Each feature once, so that a client cannot make everybody carry a long list.
 fn known_features(features: &[i32]) -> Vec<i32> {
-    let mut known: Vec<i32> = features
-        .iter()
-        .copied()
-        .filter(|feature| livekit::AudioTrackFeature::try_from(*feature).is_ok())
-        .collect();
-    known.sort_unstable();
-    known.dedup();
-    known
+    known(features, |feature| livekit::AudioTrackFeature::try_from(feature).is_ok())
+}
+
+/// Each known number once, so that a client cannot make everybody carry a long list.
+pub(super) fn known(numbers: &[i32], is_known: impl Fn(i32) -> bool) -> Vec<i32> {
+    let known = numbers.iter().copied().filter(|number| is_known(*number));
+    known.collect::<std::collections::BTreeSet<i32>>().into_iter().collect()
 }
 
 /// What is told about an announced track.
@@ -401,14 +415,18 @@ fn track_info(
         stream: stream_name(request),
         audio_features: features,
         backup_codec_policy: request.backup_codec_policy,
-        packet_trailer_features: request.packet_trailer_features.clone(),
+        packet_trailer_features: known(&request.packet_trailer_features, |feature| {
+            livekit::PacketTrailerFeature::try_from(feature).is_ok()
+        }),
         ..Default::default()
     }
 }
 
-/// Lowest quality first, each at most once.
+/// Lowest quality first, each known one at most once. What names an encoding is the node's to say.
 pub(super) fn sorted_layers(layers: &[livekit::VideoLayer]) -> Vec<livekit::VideoLayer> {
-    let mut sorted = layers.to_vec();
+    let is_known = |layer: &&livekit::VideoLayer| VideoQuality::try_from(layer.quality).is_ok();
+    let mut sorted: Vec<_> = layers.iter().filter(is_known).cloned().collect();
+    sorted.iter_mut().filter(|layer| layer.rid.len() > RID_BYTES_MAX).for_each(|layer| layer.rid.clear());
     sorted.sort_by_key(|layer| layer.quality);
     sorted.dedup_by_key(|layer| layer.quality);
     sorted

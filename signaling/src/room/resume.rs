@@ -25,7 +25,15 @@ pub(super) struct Departed {
 }
 
 impl Departed {
+    /// Remembers somebody, without what may be large: clients look at the id and the state alone.
     pub(super) fn push(&mut self, now: Instant, info: livekit::ParticipantInfo) {
+        let info = livekit::ParticipantInfo {
+            metadata: String::new(),
+            attributes: Default::default(),
+            tracks: Vec::new(),
+            data_tracks: Vec::new(),
+            ..info
+        };
         let is_old = |(at, _): &(Instant, _)| now.saturating_duration_since(*at) > DEPARTED_MEMORY;
         while self.infos.len() >= DEPARTED_MAX || self.infos.front().is_some_and(is_old) {
             self.infos.pop_front();

@@ -205,6 +205,62 @@ fn l38_offers_of_the_node_go_down_and_answers_up() {
 }
 
 #[test]
+fn one_offer_is_negotiated_at_a_time_and_the_newest_is_next() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    let connection = alice.publisher;
+    let remote = |offer_id| NodeAction::RemoteOffer { connection, offer_id, sdp: "v=0".into() };
+    for id in 1..=1_000 {
+        world.signal(&alice, Request::Offer(offer(id)));
+    }
+    assert_eq!(world.actions(), [remote(1)]);
+    let answer = |offer_id| NodeEvent::Answer {
+        connection,
+        offer_id,
+        sdp: "v=0".into(),
+        mid_tracks: vec![],
+        missing: SectionCount::default(),
+    };
+    world.node(answer(1));
+    assert_eq!(world.actions(), [remote(1_000)]);
+    world.node(answer(1_000));
+    assert_eq!(world.actions(), []);
+    // Nobody answers what was not offered, nor twice.
+    let answered = || Request::Answer(livekit::SessionDescription { r#type: "answer".into(), ..offer(3) });
+    world.signal(&alice, answered());
+    assert_eq!(world.actions(), []);
+    let connection = alice.subscriber.unwrap();
+    world.node(NodeEvent::Offer { connection, offer_id: 3, sdp: "v=0".into(), mid_tracks: vec![] });
+    world.signal(&alice, answered());
+    world.signal(&alice, answered());
+    assert_eq!(world.actions(), [NodeAction::RemoteAnswer { connection, offer_id: 3, sdp: "v=0".into() }]);
+}
+
+#[test]
+fn descriptions_and_candidates_are_bounded() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    let bob = world.join_active(World::params("bob"));
+    for number in 0..1_000 {
+        let init = format!(r#"{{"candidate":"candidate:{number} 1 udp 1 192.0.2.1 9 typ host"}}"#);
+        let trickle = livekit::TrickleRequest { candidate_init: init, ..Default::default() };
+        world.signal(&alice, Request::Trickle(trickle));
+    }
+    assert_eq!(world.actions().len(), crate::room::negotiation::CANDIDATES_MAX);
+    let most = zynk_protocol::SDP_BYTES_MAX;
+    let sized = |bytes| livekit::SessionDescription { sdp: "v".repeat(bytes), ..offer(1) };
+    world.signal(&bob, Request::Offer(sized(most)));
+    assert!(matches!(&world.actions()[..], [NodeAction::RemoteOffer { .. }]));
+    world.inbox(&alice);
+    world.signal(&alice, Request::Offer(sized(most + 1)));
+    assert!(!world.actions().iter().any(|action| matches!(action, NodeAction::RemoteOffer { .. })));
+    let inbox = world.inbox(&alice);
+    let [Response::RequestResponse(refused), Response::Leave(_)] = &inbox[..] else { panic!("{inbox:?}") };
+    assert_eq!(refused.reason(), livekit::request_response::Reason::InvalidRequest);
+    assert!(world.is_closed(&alice) && !world.is_closed(&bob));
+}
+
+#[test]
 fn l39_l40_l41_a_single_connection_is_asked_for_sections_and_never_offered() {
     let mut world = World::new();
     let alice = world.join_active(World::params("alice"));

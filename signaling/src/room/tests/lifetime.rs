@@ -8,7 +8,7 @@ use zynk_protocol::livekit::request_response::Reason;
 use zynk_protocol::livekit::{self, DisconnectReason, RoomEndReason};
 use zynk_protocol::{ConnectionState, DataKind, MediaKind, NodeAction, NodeEvent, TrackSid};
 
-use super::world::{Request, Response, leave, refusal};
+use super::world::{Request, Response, leave, refusal, update};
 use super::{Peer, World};
 use crate::join::{JoinError, JoinParams, Resume};
 use crate::room::{RoomInput, SessionId};
@@ -320,6 +320,29 @@ fn l106_who_left_meanwhile_is_reported() {
 
 fn sync(world: &mut World, peer: &Peer, state: livekit::SyncState) {
     world.signal(peer, Request::SyncState(state));
+}
+
+#[test]
+fn those_who_left_are_remembered_without_what_is_large() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    for number in 0..10 {
+        let mut params = World::params(&format!("guest{number}"));
+        params.metadata = "m".repeat(500_000);
+        params.attributes.insert("key".into(), "v".repeat(60_000));
+        let guest = world.join_active(params);
+        world.signal(&guest, Request::Leave(livekit::LeaveRequest::default()));
+    }
+    world.advance(Duration::from_secs(1));
+    world.input(RoomInput::SessionClosed { session: alice.session });
+    let session = world.session();
+    let resume = JoinParams { resume: Some(Default::default()), ..World::params("alice") };
+    world.input(RoomInput::Join { session, params: Box::new(resume) });
+    let infos: Vec<_> = world.inbox_of(session).into_iter().filter_map(update).flatten().collect();
+    let left: Vec<_> = infos.iter().filter(|info| info.state() == State::Disconnected).collect();
+    assert_eq!(left.len(), 10, "{infos:?}");
+    let bytes: usize = left.iter().map(|info| prost::Message::encoded_len(*info)).sum();
+    assert!(bytes < 10 * 256, "{bytes} bytes");
 }
 
 #[test]

@@ -67,6 +67,66 @@ fn l49_only_granted_sources_may_be_published() {
 }
 
 #[test]
+fn sources_that_nobody_knows_allow_nothing() {
+    let mut world = World::new();
+    let mut claims = World::claims("alice");
+    claims.video.can_publish_sources = vec!["kamera".into()];
+    let alice = world.join(World::params_of(claims));
+    let token = world.told(&alice, |message| match message {
+        Response::RefreshToken(token) => Some(token),
+        _ => None,
+    });
+    for source in 0..=5 {
+        let request = livekit::AddTrackRequest { source, ..add_track(MediaKind::Video, "cam") };
+        world.signal(&alice, Request::AddTrack(request));
+        assert_eq!(world.told(&alice, refusal).reason(), Reason::NotAllowed, "{source}");
+    }
+    // Nor does the fresh token.
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    let claims = world.keys.verify(&token, at).unwrap();
+    let bob = world.join_active(World::params_of(claims));
+    world.signal(&bob, Request::AddTrack(add_track(MediaKind::Video, "cam")));
+    assert_eq!(world.told(&bob, refusal).reason(), Reason::NotAllowed);
+}
+
+#[test]
+fn what_everybody_is_told_of_a_track_is_bounded() {
+    let mut world = World::new();
+    let mut params = World::params("alice");
+    params.client.capabilities = (0..10_000).map(|number| number % 100).collect();
+    let alice = world.join_active(params);
+    let bob = world.join(World::params("bob"));
+    let told = world.told(&bob, |message| match message {
+        Response::Join(join) => Some(join),
+        _ => None,
+    });
+    let capabilities = &told.other_participants[0].capabilities;
+    assert!(capabilities.len() < 20, "{} capabilities", capabilities.len());
+    let many = livekit::AddTrackRequest {
+        layers: (0..10_000)
+            .map(|quality| livekit::VideoLayer { quality, rid: "r".repeat(1_000), ..Default::default() })
+            .collect(),
+        packet_trailer_features: (0..10_000).map(|number| number % 100).collect(),
+        ..add_track(MediaKind::Video, "cam")
+    };
+    world.signal(&alice, Request::AddTrack(many));
+    let info = world.told(&alice, published).track.unwrap();
+    assert_eq!(info.layers.len(), 4);
+    assert!(prost::Message::encoded_len(&info) < 1_024, "{info:?}");
+    let codec = |cid: usize| livekit::SimulcastCodec {
+        codec: "vp8".into(),
+        cid: "c".repeat(cid),
+        ..Default::default()
+    };
+    for codecs in [vec![codec(1_025)], vec![codec(1); 9]] {
+        let request =
+            livekit::AddTrackRequest { simulcast_codecs: codecs, ..add_track(MediaKind::Video, "other") };
+        world.signal(&alice, Request::AddTrack(request));
+        assert_eq!(world.told(&alice, refusal).reason(), Reason::InvalidRequest);
+    }
+}
+
+#[test]
 fn unknown_types_unknown_backups_and_too_many_tracks_are_refused() {
     let mut world = World::new();
     let alice = world.join_active(World::params("alice"));
