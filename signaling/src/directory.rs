@@ -21,6 +21,7 @@ use crate::config::SignalingConfig;
 use crate::join::{JoinError, JoinParams};
 use crate::metrics::Metrics;
 use crate::placement;
+use crate::responses::{self, ResponseReceiver};
 use crate::room::leave_message;
 use crate::room_task::{self, MAILBOX_MAX, RoomMessage};
 
@@ -74,7 +75,7 @@ pub struct SessionHandle {
     /// Requests of the client. A full channel blocks the sender: the client is read more slowly.
     pub requests: mpsc::Sender<Box<livekit::SignalRequest>>,
     /// Responses to the client. When it is full, the room ends the session: slow clients do not slow others.
-    pub responses: mpsc::Receiver<Box<livekit::SignalResponse>>,
+    pub responses: ResponseReceiver,
     /// Who it is; none when the first response is a Leave.
     pub participant: Option<ParticipantSid>,
 }
@@ -130,6 +131,9 @@ impl Directory {
         }
         if request.metadata.len() > limits.metadata_bytes_max {
             return Err(AdminError::InvalidArgument("exceeds metadata size limit".into()));
+        }
+        if request.name.chars().any(char::is_control) {
+            return Err(AdminError::InvalidArgument("room name must have no control characters".into()));
         }
         let name = RoomName::new(request.name.clone());
         for _ in 0..OPEN_ATTEMPTS {
@@ -221,7 +225,7 @@ impl Directory {
             message: Some(leave_message(DisconnectReason::StateMismatch, Action::Reconnect)),
         };
         let (requests, _) = mpsc::channel(1);
-        let (_, responses) = mpsc::channel(1);
+        let (_, responses) = responses::channel(1);
         Ok(SessionHandle { first, requests, responses, participant: None })
     }
 

@@ -16,6 +16,7 @@ use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::directory::{Inner, SessionHandle, SessionPermit};
 use crate::join::{JoinError, JoinParams};
 use crate::placement;
+use crate::responses::{self, RESPONSES_MAX, ResponseRefused, ResponseSender};
 use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
 
 /// Messages that wait for a room. When the mailbox is full, whoever sends to it waits.
@@ -23,9 +24,6 @@ pub(crate) const MAILBOX_MAX: usize = 1_024;
 
 /// Requests of one client that wait for the room. When it is full, the client is read more slowly.
 const REQUESTS_MAX: usize = 16;
-
-/// Responses that wait for one client. When it is full, the session ends: the client may resume.
-const RESPONSES_MAX: usize = 1_024;
 
 /// How long a room waits at most when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
@@ -110,13 +108,15 @@ struct RoomTask {
     node: NodeId,
     notices: mpsc::Receiver<NodeNotice>,
     mailbox: mpsc::WeakSender<RoomMessage>,
-    sessions: HashMap<SessionId, mpsc::Sender<Box<livekit::SignalResponse>>>,
+    sessions: HashMap<SessionId, ResponseSender>,
     next_session: u64,
     replies: HashMap<ReplyId, oneshot::Sender<Result<AdminResponse, AdminError>>>,
     next_reply: u64,
     participants: i64,
     /// The outcome of the join that is being handled.
     joining: Option<Result<ParticipantSid, JoinError>>,
+    /// The session that is being begun: what it is answered does not count against its bytes.
+    beginning: Option<SessionId>,
     node_lost: bool,
     finished: bool,
 }
@@ -155,6 +155,7 @@ impl RoomTask {
             next_reply: 1,
             participants: 0,
             joining: None,
+            beginning: None,
             node_lost: false,
             finished: false,
         })
@@ -224,11 +225,13 @@ impl RoomTask {
     ) {
         let session = SessionId(self.next_session);
         self.next_session += 1;
-        let (responses_in, mut responses) = mpsc::channel(RESPONSES_MAX);
+        let (responses_in, mut responses) = responses::channel(RESPONSES_MAX);
         self.sessions.insert(session, responses_in);
         self.joining = None;
         self.handle(RoomInput::Join { session, params });
+        self.beginning = Some(session);
         self.flush().await;
+        self.beginning = None;
         let participant = match self.joining.take() {
             Some(Ok(participant)) => Some(participant),
             Some(Err(error)) => {
@@ -237,7 +240,7 @@ impl RoomTask {
             }
             None => None,
         };
-        let Ok(first) = responses.try_recv() else {
+        let Some(first) = responses.try_recv() else {
             self.sessions.remove(&session);
             return drop(reply.send(Err(JoinError::Unavailable("the room did not answer"))));
         };
@@ -307,7 +310,8 @@ impl RoomTask {
     fn tell(&mut self, session: SessionId, response: Box<livekit::SignalResponse>) {
         let Some(responses) = self.sessions.get(&session) else { return };
         self.inner.metrics.responses.inc();
-        if let Err(mpsc::error::TrySendError::Full(_)) = responses.try_send(response) {
+        let counted = self.beginning != Some(session);
+        if responses.try_send(response, counted) == Err(ResponseRefused::Full) {
             self.inner.metrics.slow_sessions.inc();
             self.sessions.remove(&session);
             self.room.handle_input(Instant::now(), unix_ms(), RoomInput::SessionClosed { session });

@@ -24,7 +24,7 @@ use tracing::debug;
 use zynk_protocol::{
     Identity, RoomName,
     livekit::{
-        self, LeaveRequest, SessionDescription, SignalRequest, SignalResponse, SignalTarget, TrickleRequest,
+        self, LeaveRequest, SessionDescription, SignalRequest, SignalTarget, TrickleRequest,
         request_response::Reason, signal_request, signal_response,
     },
     random_suffix,
@@ -33,6 +33,7 @@ use zynk_protocol::{
 use crate::{
     directory::{Directory, SessionHandle},
     join::JoinParams,
+    responses::ResponseReceiver,
     sdp_fragment::{SdpFragment, ice_ufrag, restart_offer},
     whip_problem::Problem,
 };
@@ -132,6 +133,10 @@ impl StreamSessions {
         // Should this fail or be given up, the handle is dropped and the participant leaves.
         let answer = await_answer(&mut handle.responses, FIRST_OFFER_ID).await?;
         let etag = etag_of(&answer)?;
+        if !has_media(&answer) {
+            let detail = "no audio or video section of the offer has a codec that this server speaks";
+            return Err(Problem::unprocessable("no_common_codec", detail));
+        }
         let resource = format!("{}{}", random_suffix(rand::random()), random_suffix(rand::random()));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let session = StreamSession { room, identity, commands };
@@ -198,7 +203,7 @@ impl StreamSession {
 /// Holds one session.
 struct StreamTask {
     requests: mpsc::Sender<Box<SignalRequest>>,
-    responses: mpsc::Receiver<Box<SignalResponse>>,
+    responses: ResponseReceiver,
     commands: mpsc::Receiver<Command>,
     /// The client's description, with the credentials of its present ICE session.
     offer: String,
@@ -310,10 +315,7 @@ impl StreamTask {
 }
 
 /// Waits for the answer to offer `id`. What the room refuses before it is the reason why none comes.
-async fn await_answer(
-    responses: &mut mpsc::Receiver<Box<SignalResponse>>,
-    id: u32,
-) -> Result<String, Problem> {
+async fn await_answer(responses: &mut ResponseReceiver, id: u32) -> Result<String, Problem> {
     let wait = async {
         while let Some(response) = responses.recv().await {
             match response.message {
@@ -349,6 +351,24 @@ fn left_before_answer(leave: &LeaveRequest) -> Problem {
             format!("the room ended the session before it answered the offer: {}", reason.as_str_name()),
         ),
     }
+}
+
+/// Whether a section of audio or video was accepted: a port of 0 refuses it (RFC 8829, section 5.3.1).
+fn has_media(answer: &str) -> bool {
+    let mut accepted = false;
+    let mut any = false;
+    for line in answer.lines() {
+        if let Some(rest) = line.strip_prefix("m=") {
+            let mut parts = rest.split(' ');
+            let is_media = matches!(parts.next(), Some("audio" | "video"));
+            let is_open = is_media && parts.next() != Some("0");
+            any |= accepted;
+            accepted = is_open;
+        } else if line.trim_end() == "a=inactive" {
+            accepted = false;
+        }
+    }
+    any || accepted
 }
 
 fn etag_of(answer: &str) -> Result<String, Problem> {

@@ -5,8 +5,8 @@
 //!   socket ◄─ Session::encode ◄────── responses ◄─ room        one task a socket
 //! ```
 //!
-//! Failures before the upgrade are HTTP statuses. LiveKit's SDKs show the body as it is, so that it is the
-//! plain message; who asks for `Accept: application/json` gets `{"error": {"code", "message"}}`.
+//! Failures before the upgrade are HTTP statuses with `{"error": {"code", "message"}}`. LiveKit's SDKs show the
+//! body as it is: requests that name an SDK get the plain message, unless they accept `application/json`.
 //!
 //! Messages are not compressed: the WebSocket library has no permessage-deflate (RFC 7692), so that it is
 //! never agreed on, and a message's size on the wire is its size.
@@ -111,13 +111,14 @@ async fn validate(
     headers: &HeaderMap,
     query: QueryResult,
 ) -> Response {
+    let by_sdk = is_by_sdk(&query);
     let check = async {
         let params = join_params(directory, version, headers, query, true)?;
         directory.check_join(&params).await
     };
     match check.await {
         Ok(()) => "success".into_response(),
-        Err(error) => refusal(&error, headers),
+        Err(error) => refusal(&error, headers, by_sdk),
     }
 }
 
@@ -129,13 +130,14 @@ async fn start(
     upgrade: UpgradeResult,
 ) -> Response {
     let Ok(upgrade) = upgrade else { return StatusCode::NOT_FOUND.into_response() };
+    let by_sdk = is_by_sdk(&query);
     let joined = async {
         let params = join_params(&directory, version, headers, query, false)?;
         directory.join(params).await
     };
     let handle = match joined.await {
         Ok(handle) => handle,
-        Err(error) => return refusal(&error, headers),
+        Err(error) => return refusal(&error, headers, by_sdk),
     };
     let max = directory.config().limits.signal_message_bytes_max;
     upgrade
@@ -190,10 +192,14 @@ fn claims(directory: &Directory, headers: &HeaderMap, parameter: Option<&str>) -
     Ok(directory.keys().verify(token, SystemTime::now())?)
 }
 
-fn refusal(error: &JoinError, headers: &HeaderMap) -> Response {
+fn is_by_sdk(query: &QueryResult) -> bool {
+    query.as_ref().is_ok_and(|Query(query)| query.is_by_sdk())
+}
+
+fn refusal(error: &JoinError, headers: &HeaderMap, by_sdk: bool) -> Response {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("application/json") {
+    if !by_sdk || accepts.contains("application/json") {
         let body = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
         return (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
     }
@@ -297,7 +303,7 @@ impl Connection {
     /// Sends a response and those that wait behind it, and then once flushes.
     async fn send_all(&mut self, response: &SignalResponse) -> Result<(), End> {
         self.feed(response).await?;
-        while let Ok(response) = self.handle.responses.try_recv() {
+        while let Some(response) = self.handle.responses.try_recv() {
             self.feed(&response).await?;
         }
         in_time(self.sink.flush()).await

@@ -60,7 +60,7 @@ async fn l3_validate_says_success_to_any_origin() {
 #[tokio::test]
 async fn l4_validate_without_token_is_unauthorized_and_readable() {
     let server = Server::start().await;
-    let (status, origin, body) = server.get("/rtc/validate").await;
+    let (status, origin, body) = server.get("/rtc/validate?sdk=js").await;
     assert_eq!((status, origin.as_str()), (401, "*"));
     assert_eq!(body, "permissions denied: no access token");
 }
@@ -145,7 +145,7 @@ async fn l12_rooms_are_not_created_where_that_is_off() {
     let server = Server::with(|config| config.room.auto_create = false).await;
     let missing = (404, "requested room does not exist".to_owned());
     assert_eq!(server.validate(&server.token("alice")).await, missing);
-    let path = format!("/rtc?access_token={}", server.token("alice"));
+    let path = format!("/rtc?sdk=js&access_token={}", server.token("alice"));
     assert_eq!(server.connect(&path).await.err().unwrap(), missing);
     let creator = with(|p| p["video"]["roomCreate"] = json!(true));
     assert_eq!(server.validate(&creator).await.0, 200);
@@ -195,7 +195,7 @@ async fn l16_version_1_needs_a_join_request() {
     let path = format!("/rtc/v1?access_token={}", server.token("alice"));
     assert_eq!(server.connect(&path).await.err().unwrap().0, 400);
     let (status, _, _) =
-        server.get(&format!("/rtc/v1/validate?access_token={}", server.token("alice"))).await;
+        server.get(&format!("/rtc/v1/validate?sdk=js&access_token={}", server.token("alice"))).await;
     assert_eq!(status, 400);
 }
 

@@ -249,7 +249,7 @@ async fn l87_a_full_room_is_refused_before_the_upgrade() {
         livekit::CreateRoomRequest { name: "lobby".into(), max_participants: 1, ..Default::default() };
     server.directory.create_room(request).await.unwrap();
     let _first = server.join("alice").await;
-    let path = format!("/rtc?access_token={}", server.token("bob"));
+    let path = format!("/rtc?sdk=js&access_token={}", server.token("bob"));
     assert_eq!(server.connect(&path).await.err().unwrap(), (403, "the room is full".into()));
     assert_eq!(server.validate(&server.token("bob")).await.0, 403);
 }

@@ -45,6 +45,11 @@ pub(crate) struct RtcQuery {
 }
 
 impl RtcQuery {
+    /// Whether one of LiveKit's SDKs asks: they name themselves, here or in the join request.
+    pub(crate) fn is_by_sdk(&self) -> bool {
+        self.sdk.is_some() || self.join_request.is_some()
+    }
+
     /// Fills in what the parameters of `/rtc` say. `strict` refuses attributes that cannot be read; they
     /// are otherwise ignored, as LiveKit does where a session is to begin.
     pub(crate) fn apply(

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use prost::Message as _;
 use zynk_protocol::livekit::data_packet::Value;
 use zynk_protocol::livekit::leave_request::Action;
 use zynk_protocol::livekit::{self, DisconnectReason, RoomEndReason, signal_response};
 use zynk_protocol::{DataKind, Identity, ParticipantSid};
 
-use super::data::Audience;
+use super::data::{Audience, MESSAGE_BYTES_MAX};
 use super::metadata::check_limits;
 use super::participant::Participant;
 use super::{ReplyId, Room, RoomOutput};
@@ -148,6 +149,10 @@ impl Room {
             })),
             ..Default::default()
         };
+        if packet.encoded_len() > MESSAGE_BYTES_MAX {
+            let message = format!("data exceeds {MESSAGE_BYTES_MAX} bytes with its headers");
+            return Err(AdminError::InvalidArgument(message));
+        }
         self.send_packet(kind, audience, &packet);
         Ok(AdminResponse::Done)
     }

@@ -19,6 +19,10 @@ const KEPT_BYTES: usize = 100_000;
 /// How long they are kept.
 const KEPT_TIME: Duration = Duration::from_secs(15);
 
+/// Largest message on a data channel, with all headers: nodes announce it as max-message-size. Larger packets of
+/// participants are dropped, those of the server API refused.
+pub(super) const MESSAGE_BYTES_MAX: usize = 65_535;
+
 /// Nonces that are remembered to tell packets apart that a server sends twice.
 const NONCES_MAX: usize = 100;
 
@@ -143,6 +147,10 @@ impl Room {
         }
         let stamp = Stamp { sid: sid.as_str(), identity: &identity, kind, is_agent };
         let payload = stamp.apply(&mut packet, payload);
+        if payload.len() > MESSAGE_BYTES_MAX {
+            tracing::debug!(participant = %sid, bytes = payload.len(), "a data packet is too large with its stamp");
+            return;
+        }
         if let Some(Value::User(user)) = &packet.value
             && !self.data.is_new(&user.nonce)
         {

@@ -30,7 +30,7 @@ const ACTIVE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const TOKEN_REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 
 impl Room {
-    pub(super) fn handle_join(&mut self, session: SessionId, params: JoinParams) {
+    pub(super) fn handle_join(&mut self, session: SessionId, mut params: JoinParams) {
         if let Some(resume) = &params.resume {
             tracing::debug!(reason = resume.reason, "a client resumes");
             return self.handle_resume(session, params);
@@ -38,6 +38,7 @@ impl Room {
         if let Err(error) = self.check_join(&params) {
             return self.outputs.push_back(RoomOutput::JoinRefused { session, error });
         }
+        self.restore_texts(&mut params);
         // The old session goes first, so that it is told before anybody sees the new one.
         if let Some(old) = self.identities.get(&params.identity).cloned() {
             self.replace_participant(&old);

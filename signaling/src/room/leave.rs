@@ -102,6 +102,7 @@ impl Room {
                 self.command(NodeAction::CloseConnection { connection: connection.id });
             }
         }
+        self.keep_texts(&participant);
         participant.disconnect_reason = reason;
         participant.version = participant.version.saturating_add(1);
         participant.was_active = participant.is_active();

@@ -9,12 +9,46 @@ use zynk_protocol::livekit::{self, signal_response};
 
 use super::Room;
 use super::join::TOKEN_REFRESH_INTERVAL;
+use super::participant::Participant;
 use crate::config::LimitsConfig;
+use crate::join::JoinParams;
 
 /// From this protocol number on, clients expect an answer to what went well, too.
 const ANSWER_PROTOCOL: i32 = 15;
 
+/// Longest fresh token. Clients put it in the query, next to a description: what makes it longer is left out.
+const FRESH_TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The private claim of a fresh token without metadata and attributes: the room keeps them.
+const KEPT_CLAIM: &str = "zynkTextsKept";
+
 impl Room {
+    /// Gives somebody who joins with a fresh token back what did not fit into it.
+    pub(super) fn restore_texts(&self, params: &mut JoinParams) {
+        if !params.claims.as_ref().is_some_and(|claims| claims.other.contains_key(KEPT_CLAIM)) {
+            return;
+        }
+        let present = self.by_identity(&params.identity).map(|old| (&old.metadata, &old.attributes));
+        let Some((metadata, attributes)) = present.or_else(|| self.departed.texts(&params.identity)) else {
+            return;
+        };
+        if params.metadata.is_empty() {
+            params.metadata.clone_from(metadata);
+        }
+        for (key, value) in attributes {
+            params.attributes.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+
+    /// Keeps what somebody who leaves cannot bring back by its token.
+    pub(super) fn keep_texts(&mut self, participant: &Participant) {
+        if participant.claims.as_ref().is_some_and(|claims| claims.other.contains_key(KEPT_CLAIM)) {
+            let identity = participant.identity.clone();
+            let texts = (participant.metadata.clone(), participant.attributes.clone());
+            self.departed.keep_texts(identity, texts);
+        }
+    }
+
     pub(super) fn handle_update_metadata(
         &mut self,
         sid: &ParticipantSid,
@@ -102,12 +136,21 @@ impl Room {
         let Some(claims) = &participant.claims else { return };
         participant.refresh_deadline = Some(due);
         let mut claims = zynk_auth::Claims::clone(claims);
+        claims.other.remove(KEPT_CLAIM);
         claims.name.clone_from(&participant.name);
         claims.metadata.clone_from(&participant.metadata);
         claims.attributes =
             participant.attributes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         set_grants(&mut claims.video, &participant.permission);
-        match self.settings.keys.refresh(&claims, at) {
+        let mut token = self.settings.keys.refresh(&claims, at);
+        if token.as_ref().is_ok_and(|token| token.len() > FRESH_TOKEN_BYTES_MAX) {
+            // The room knows them, and gives them back when the participant joins anew.
+            claims.metadata.clear();
+            claims.attributes.clear();
+            claims.other.insert(KEPT_CLAIM.to_owned(), true.into());
+            token = self.settings.keys.refresh(&claims, at);
+        }
+        match token {
             Ok(token) => {
                 participant.claims = Some(Arc::new(claims));
                 self.tell(sid, signal_response::Message::RefreshToken(token));

@@ -1,11 +1,11 @@
 //! Sessions that come back after their WebSocket broke.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use zynk_protocol::livekit::leave_request::Action;
 use zynk_protocol::livekit::{self, DisconnectReason, signal_response};
-use zynk_protocol::{NodeAction, ParticipantSid};
+use zynk_protocol::{Identity, NodeAction, ParticipantSid};
 
 use super::leave::leave_message;
 use super::participant::Participant;
@@ -15,6 +15,9 @@ use crate::join::JoinParams;
 /// How long those who left are remembered for clients that were away.
 const DEPARTED_MEMORY: Duration = Duration::from_secs(120);
 
+/// Metadata and attributes that are kept of those who left, in bytes; the oldest are forgotten first.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How many are remembered; the oldest are forgotten first.
 const DEPARTED_MAX: usize = 1_000;
 
@@ -22,9 +25,31 @@ const DEPARTED_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Departed {
     infos: VecDeque<(Instant, livekit::ParticipantInfo)>,
+    /// Metadata and attributes that did not fit into tokens, at most [`TEXT_BYTES_MAX`].
+    texts: VecDeque<(Identity, Texts)>,
+}
+
+/// Metadata and attributes.
+pub(super) type Texts = (String, HashMap<String, String>);
+
+fn bytes_of((metadata, attributes): &Texts) -> usize {
+    metadata.len() + attributes.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
 }
 
 impl Departed {
+    pub(super) fn keep_texts(&mut self, identity: Identity, texts: Texts) {
+        self.texts.retain(|(other, _)| *other != identity);
+        self.texts.push_back((identity, texts));
+        while self.texts.iter().map(|(_, texts)| bytes_of(texts)).sum::<usize>() > TEXT_BYTES_MAX {
+            self.texts.pop_front();
+        }
+    }
+
+    pub(super) fn texts(&self, identity: &Identity) -> Option<(&String, &HashMap<String, String>)> {
+        let (_, (metadata, attributes)) = self.texts.iter().find(|(other, _)| other == identity)?;
+        Some((metadata, attributes))
+    }
+
     /// Remembers somebody, without what may be large: clients look at the id and the state alone.
     pub(super) fn push(&mut self, now: Instant, info: livekit::ParticipantInfo) {
         let info = livekit::ParticipantInfo {
@@ -95,7 +120,7 @@ impl Room {
     /// Those who left, and then everybody who is there: some clients take the list as the whole truth.
     fn tell_what_was_missed(&mut self, sid: &ParticipantSid) {
         let is_gone = |info: &&livekit::ParticipantInfo| {
-            !self.identities.contains_key(&zynk_protocol::Identity::new(info.identity.clone()))
+            !self.identities.contains_key(&Identity::new(info.identity.clone()))
         };
         let left: Vec<_> =
             self.departed.infos.iter().map(|(_, info)| info).filter(is_gone).cloned().collect();

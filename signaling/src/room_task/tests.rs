@@ -11,11 +11,11 @@ use zynk_protocol::livekit::{self, SignalRequest, signal_request, signal_respons
 use zynk_protocol::{NodeCommand, NodeId, NodeInfo, RoomName};
 use zynk_store::{MemoryStore, Store};
 
-use super::RESPONSES_MAX;
 use crate::admin::AdminRequest;
 use crate::config::SignalingConfig;
 use crate::directory::{Directory, SessionHandle};
 use crate::join::{JoinError, JoinParams};
+use crate::responses::{RESPONSE_BYTES_MAX, RESPONSES_MAX};
 use crate::room::RoomInput;
 
 /// How long a condition may take to come true.
@@ -152,10 +152,31 @@ async fn a_client_that_takes_nothing_loses_its_session_alone() {
         let metadata = number.to_string();
         let request = AdminRequest::UpdateRoomMetadata { metadata };
         rig.directory.admin(&RoomName::new("lobby"), request).await.unwrap();
-        while bob.responses.try_recv().is_ok() {}
+        while bob.responses.try_recv().is_some() {}
     }
     // It gets what was waiting, and then the end.
     assert!(rest(&mut slow).await.len() <= RESPONSES_MAX);
+    assert_alive(&mut bob, "cam").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_costs_a_bounded_number_of_bytes() {
+    const METADATA_BYTES: usize = 500_000;
+    let rig = Rig::start().await;
+    let mut slow = rig.join("slow").await;
+    let mut bob = rig.join("bob").await;
+    for number in 0..20_u8 {
+        let metadata = char::from(b'a' + number).to_string().repeat(METADATA_BYTES);
+        let request = AdminRequest::UpdateRoomMetadata { metadata };
+        rig.directory.admin(&RoomName::new("lobby"), request).await.unwrap();
+        while bob.responses.try_recv().is_some() {}
+    }
+    let waiting = rest(&mut slow).await;
+    let bytes: usize = waiting
+        .into_iter()
+        .map(|message| prost::Message::encoded_len(&livekit::SignalResponse { message: Some(message) }))
+        .sum();
+    assert!(bytes < RESPONSE_BYTES_MAX + METADATA_BYTES + 10_000, "{bytes} bytes");
     assert_alive(&mut bob, "cam").await;
 }
 

@@ -136,7 +136,7 @@ impl Server {
 
     /// `/rtc/validate` with this token: status and body.
     pub async fn validate(&self, token: &str) -> (u16, String) {
-        let (status, _, body) = self.get(&format!("/rtc/validate?access_token={token}")).await;
+        let (status, _, body) = self.get(&format!("/rtc/validate?sdk=js&access_token={token}")).await;
         (status, body)
     }
 

@@ -6,10 +6,11 @@ use zynk_protocol::livekit::leave_request::Action;
 use zynk_protocol::livekit::participant_info::State;
 use zynk_protocol::livekit::request_response::Reason;
 use zynk_protocol::livekit::{self, DisconnectReason, RoomEndReason};
-use zynk_protocol::{ConnectionState, DataKind, MediaKind, NodeAction, NodeEvent, TrackSid};
+use zynk_protocol::{ConnectionState, DataKind, Identity, MediaKind, NodeAction, NodeEvent, TrackSid};
 
 use super::world::{Request, Response, leave, refusal, update};
 use super::{Peer, World};
+use crate::admin::{AdminRequest, AdminResponse};
 use crate::join::{JoinError, JoinParams, Resume};
 use crate::room::{RoomInput, SessionId};
 
@@ -343,6 +344,44 @@ fn those_who_left_are_remembered_without_what_is_large() {
     assert_eq!(left.len(), 10, "{infos:?}");
     let bytes: usize = left.iter().map(|info| prost::Message::encoded_len(*info)).sum();
     assert!(bytes < 10 * 256, "{bytes} bytes");
+}
+
+#[test]
+fn what_does_not_fit_into_a_fresh_token_is_kept_by_the_room() {
+    let mut world = World::new();
+    let mut claims = World::claims("alice");
+    claims.video.can_update_own_metadata = Some(true);
+    let alice = world.join_active(World::params_of(claims));
+    let mut request =
+        livekit::UpdateParticipantMetadata { metadata: "m".repeat(300_000), ..Default::default() };
+    request.attributes.insert("key".into(), "v".repeat(60_000));
+    world.signal(&alice, Request::UpdateMetadata(request));
+    let fresh = |world: &mut World, peer: &Peer| {
+        let token = world.told(peer, |message| match message {
+            Response::RefreshToken(token) => Some(token),
+            _ => None,
+        });
+        assert!(token.len() <= 16 * 1024, "{} bytes", token.len());
+        let at = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_010);
+        World::params_of(world.keys.verify(&token, at).unwrap())
+    };
+    let whole = |world: &mut World, peer: &Peer| {
+        let info = world.admin(AdminRequest::GetParticipant(Identity::new("alice"))).unwrap();
+        let AdminResponse::Participant(info) = info else { panic!("{info:?}") };
+        assert_eq!((info.sid.as_str(), info.metadata.len()), (peer.sid.as_str(), 300_000));
+        assert_eq!(info.attributes["key"].len(), 60_000);
+    };
+    let params = fresh(&mut world, &alice);
+    let (session, _) = resume(&mut world, params.clone());
+    whole(&mut world, &alice);
+    // Another stay, while the first one lasts and after it.
+    let second = world.join(params);
+    whole(&mut world, &second);
+    let params = fresh(&mut world, &second);
+    world.signal(&second, leave_as(DisconnectReason::ClientInitiated));
+    let third = world.join(params);
+    whole(&mut world, &third);
+    assert_ne!(session, third.session);
 }
 
 #[test]

@@ -107,6 +107,21 @@ fn l117_a_second_create_changes_what_it_sets() {
 }
 
 #[test]
+fn data_over_what_a_channel_carries_is_refused() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    world.inbox(&alice);
+    let send = |world: &mut World, bytes: usize| {
+        let data = vec![7; bytes];
+        world.admin(AdminRequest::SendData(livekit::SendDataRequest { data, ..Default::default() }))
+    };
+    assert_eq!(send(&mut world, 65_000), Ok(AdminResponse::Done));
+    assert!(matches!(&world.actions()[..], [NodeAction::SendData { .. }]));
+    assert!(matches!(send(&mut world, 65_535), Err(AdminError::InvalidArgument(_))));
+    assert_eq!(world.actions(), []);
+}
+
+#[test]
 fn l118_server_data_is_delivered_once() {
     let mut world = World::new();
     let alice = world.join_active(World::params("alice"));
