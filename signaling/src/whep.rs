@@ -15,7 +15,7 @@ use zynk_protocol::Identity;
 use crate::{
     http::ApiState,
     join::{JoinParams, SubscribeScope},
-    whip::{StreamQuery, authorize_join, created, join_params, read_offer, respond},
+    whip::{QueryResult, authorize_join, created, join_params, read_offer, respond},
     whip_problem::Problem,
 };
 
@@ -23,31 +23,32 @@ use crate::{
 pub(crate) async fn play(
     State(state): State<ApiState>,
     Path(room): Path<String>,
-    Query(query): Query<StreamQuery>,
+    query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_playing(&state, Some(&room), &query, &headers, body).await)
+    respond(start_playing(&state, Some(&room), query, &headers, body).await)
 }
 
 /// `POST /whep/v1`
 pub(crate) async fn play_token_room(
     State(state): State<ApiState>,
-    Query(query): Query<StreamQuery>,
+    query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_playing(&state, None, &query, &headers, body).await)
+    respond(start_playing(&state, None, query, &headers, body).await)
 }
 
 async fn start_playing(
     state: &ApiState,
     room: Option<&str>,
-    query: &StreamQuery,
+    query: QueryResult,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let claims = authorize_join(state, room, query, headers)?;
+    let Query(query) = query?;
+    let claims = authorize_join(state, room, &query, headers)?;
     if !claims.video.can_subscribe() {
         let detail = "the token does not allow to subscribe (canSubscribe)";
         return Err(Problem::forbidden("cannot_subscribe", detail));

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use axum::{
     body::Body,
-    extract::{Path, Query, Request, State},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -57,25 +57,28 @@ pub(crate) struct StreamQuery {
     pub(crate) participant: Option<String>,
 }
 
+/// A query that cannot be read is answered as other faults are.
+pub(crate) type QueryResult = Result<Query<StreamQuery>, QueryRejection>;
+
 /// `POST /whip/{room}`
 pub(crate) async fn publish(
     State(state): State<ApiState>,
     Path(room): Path<String>,
-    Query(query): Query<StreamQuery>,
+    query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_publishing(&state, Some(&room), &query, &headers, body).await)
+    respond(start_publishing(&state, Some(&room), query, &headers, body).await)
 }
 
 /// `POST /whip/v1`
 pub(crate) async fn publish_to_token_room(
     State(state): State<ApiState>,
-    Query(query): Query<StreamQuery>,
+    query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_publishing(&state, None, &query, &headers, body).await)
+    respond(start_publishing(&state, None, query, &headers, body).await)
 }
 
 /// `GET` of anything here: there is nothing to see.
@@ -103,11 +106,12 @@ pub(crate) async fn announce_formats(request: Request, next: Next) -> Response {
 async fn start_publishing(
     state: &ApiState,
     room: Option<&str>,
-    query: &StreamQuery,
+    query: QueryResult,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let claims = authorize_join(state, room, query, headers)?;
+    let Query(query) = query?;
+    let claims = authorize_join(state, room, &query, headers)?;
     if !claims.video.can_publish() {
         return Err(Problem::forbidden("cannot_publish", "the token does not allow to publish (canPublish)"));
     }

@@ -1,6 +1,7 @@
 //! What WHIP and WHEP clients are told when something is wrong: a status, and a problem body (RFC 9457).
 
 use axum::{
+    extract::rejection::QueryRejection,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -109,6 +110,12 @@ impl From<TokenError> for Problem {
             _ => "token_malformed",
         };
         Self::unauthorized(code, error.to_string())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(error: QueryRejection) -> Self {
+        Self::bad_request("query_malformed", error.body_text())
     }
 }
 

@@ -400,6 +400,11 @@ async fn t15_repeated_headers_do_not_change_identity() {
         let headers = [("authorization", alice.as_str()), ("content-type", SDP)];
         let reply = server.send(request("POST", &path, &headers, publish_offer())).await;
         assert!(matches!(reply.status.as_u16(), 400 | 403 | 201), "{query}: {}", reply.line());
+        if query.starts_with("identity=bob&") {
+            assert_eq!(reply.status, 400);
+            assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+            assert_eq!(reply.json()["code"], "query_malformed");
+        }
         let expected = if reply.status == 201 { vec!["alice".to_owned()] } else { Vec::new() };
         let present =
             match server.directory.admin(&RoomName::new("studio"), AdminRequest::ListParticipants).await {
