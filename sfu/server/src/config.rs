@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::SfuError;
+
 /// Most workers of one node: user fragments carry the worker's number in a byte.
 pub const WORKERS_MAX: usize = 256;
 
@@ -62,6 +64,20 @@ impl Default for SfuConfig {
             tcp_connections_per_source_max: 500,
             region: String::new(),
         }
+    }
+}
+
+impl SfuConfig {
+    /// Whether the numbers go together. Opens nothing.
+    pub fn check(&self) -> Result<(), SfuError> {
+        let Self { workers, udp_port_first: first, .. } = *self;
+        if workers == 0 || workers > WORKERS_MAX {
+            return Err(SfuError::Workers { workers });
+        }
+        if usize::from(first) + workers - 1 > usize::from(u16::MAX) {
+            return Err(SfuError::Ports { first, workers });
+        }
+        Ok(())
     }
 }
 

@@ -46,12 +46,15 @@ impl Placement {
         self.rooms.get(room).copied()
     }
 
-    /// The worker of a room; a room that has none gets the least loaded one: the least busy in steps of a
+    /// The worker of a room; a room that has none, or one that is dead, gets the least loaded one: the least busy in steps of a
     /// tenth, then the one with the fewest connections, then the one with the fewest rooms (loads are
     /// reported with delay, and rooms often come in bursts).
     pub(crate) fn place(&mut self, room: &RoomSid, loads: &[WorkerLoad]) -> Result<ShardIndex, PlaceError> {
         if let Some(worker) = self.find(room) {
-            return Ok(worker);
+            if loads.get(usize::from(worker.0)).is_some_and(|load| load.alive) {
+                return Ok(worker);
+            }
+            self.forget(worker);
         }
         if self.rooms.len() >= ROOMS_MAX {
             return Err(PlaceError::Full);
@@ -75,6 +78,14 @@ impl Placement {
             *count = count.saturating_sub(1);
         }
         Some(worker)
+    }
+
+    /// Forgets the rooms of a worker that is dead: they are gone with it.
+    fn forget(&mut self, dead: ShardIndex) {
+        self.rooms.retain(|_, worker| *worker != dead);
+        if let Some(count) = self.counts.get_mut(usize::from(dead.0)) {
+            *count = 0;
+        }
     }
 
     /// Forgets all rooms and returns them.
@@ -130,6 +141,18 @@ mod tests {
         let loads = [WorkerLoad::default(), load(1.0, 100)];
         assert_eq!(placement.place(&room(1), &loads), Ok(ShardIndex(1)));
         assert_eq!(placement.place(&room(2), &[WorkerLoad::default(); 2]), Err(PlaceError::NoWorker));
+    }
+
+    #[test]
+    fn a_room_leaves_a_worker_that_died() {
+        let mut placement = Placement::new(2);
+        let alive = [load(0.0, 0), load(0.5, 0)];
+        assert_eq!(placement.place(&room(1), &alive), Ok(ShardIndex(0)));
+        assert_eq!(placement.place(&room(2), &alive), Ok(ShardIndex(0)));
+        let loads = [WorkerLoad::default(), load(0.5, 0)];
+        assert_eq!(placement.place(&room(1), &loads), Ok(ShardIndex(1)));
+        assert_eq!(placement.find(&room(2)), None, "what the dead worker had is forgotten");
+        assert_eq!(placement.place(&room(3), &[WorkerLoad::default(); 2]), Err(PlaceError::NoWorker));
     }
 
     #[test]

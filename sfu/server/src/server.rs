@@ -240,14 +240,8 @@ pub async fn start(
 }
 
 fn bind_udp(config: &SfuConfig) -> Result<Vec<UdpSocket>, SfuError> {
-    let workers = config.workers;
-    if workers == 0 || workers > WORKERS_MAX {
-        return Err(SfuError::Workers { workers });
-    }
-    let first = config.udp_port_first;
-    if usize::from(first) + workers - 1 > usize::from(u16::MAX) {
-        return Err(SfuError::Ports { first, workers });
-    }
+    config.check()?;
+    let (workers, first) = (config.workers, config.udp_port_first);
     let options = SocketOptions {
         recv_buffer_bytes: config.udp_recv_buffer_bytes,
         send_buffer_bytes: config.udp_send_buffer_bytes,

@@ -44,6 +44,10 @@ const DATAGRAMS_PER_DRAIN: usize = 64;
 /// Commands obeyed in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 
+/// After this long in one turn, further commands wait for the next: datagrams must not wait behind slow
+/// negotiations.
+const COMMANDS_TIME_PER_TURN: Duration = Duration::from_millis(2);
+
 /// Datagrams collected before they are sent, though the shard has more to say in the same turn.
 const FLUSH_AT_DATAGRAMS: usize = 1_024;
 
@@ -65,6 +69,35 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const WAKER: Token = Token(0);
 const UDP: Token = Token(1);
 const FIRST_CONNECTION: usize = 2;
+
+/// What is in the channel after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CommandsLeft {
+    /// There may be more.
+    Waiting,
+    Empty,
+    /// No more will come.
+    Ended,
+}
+
+/// Obeys as many commands as a turn may take. `elapsed` is the time since the first.
+fn take_turn(
+    commands: &mut mpsc::Receiver<NodeCommand>,
+    elapsed: impl Fn() -> Duration,
+    mut obey: impl FnMut(NodeCommand),
+) -> CommandsLeft {
+    for _ in 0..COMMANDS_PER_TURN {
+        match commands.try_recv() {
+            Ok(command) => obey(command),
+            Err(mpsc::error::TryRecvError::Empty) => return CommandsLeft::Empty,
+            Err(mpsc::error::TryRecvError::Disconnected) => return CommandsLeft::Ended,
+        }
+        if elapsed() >= COMMANDS_TIME_PER_TURN {
+            break;
+        }
+    }
+    CommandsLeft::Waiting
+}
 
 /// What a worker is made of; its thread makes the rest.
 pub(crate) struct WorkerParts {
@@ -177,23 +210,11 @@ impl Worker {
         if self.parts.notices.is_congested() {
             return;
         }
-        self.commands_waiting = true;
-        for _ in 0..COMMANDS_PER_TURN {
-            match self.parts.commands.try_recv() {
-                Ok(NodeCommand { room, action }) => {
-                    self.shard.handle_input(now, Input::Command { room, action });
-                }
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    self.commands_waiting = false;
-                    return;
-                }
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    self.commands_waiting = false;
-                    self.commands_ended = true;
-                    return;
-                }
-            }
-        }
+        let (shard, began) = (&mut self.shard, Instant::now());
+        let obey = |NodeCommand { room, action }| shard.handle_input(now, Input::Command { room, action });
+        let left = take_turn(&mut self.parts.commands, || began.elapsed(), obey);
+        self.commands_waiting = left == CommandsLeft::Waiting;
+        self.commands_ended |= left == CommandsLeft::Ended;
     }
 
     fn adopt_sockets(&mut self, now: Instant) {
@@ -339,5 +360,41 @@ impl Worker {
             std::thread::sleep(NOTICE_RETRY);
             self.parts.notices.flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use zynk_protocol::{NodeAction, RoomSid};
+
+    use super::*;
+
+    /// How many commands one turn takes of 200 that last `each`, and what it leaves.
+    fn taken(each: Duration) -> (u32, CommandsLeft) {
+        let (sender, mut commands) = mpsc::channel(200);
+        for number in 0..200 {
+            let command = NodeCommand { room: RoomSid::from_random(number), action: NodeAction::CloseRoom };
+            sender.try_send(command).unwrap();
+        }
+        let count = Cell::new(0);
+        let left = take_turn(&mut commands, || each * count.get(), |_| count.set(count.get() + 1));
+        (count.get(), left)
+    }
+
+    #[test]
+    fn slow_commands_do_not_take_a_whole_turn() {
+        assert_eq!(taken(Duration::from_micros(1)), (64, CommandsLeft::Waiting));
+        assert_eq!(taken(Duration::from_micros(500)), (4, CommandsLeft::Waiting));
+        assert_eq!(taken(Duration::from_secs(1)), (1, CommandsLeft::Waiting), "there is progress");
+    }
+
+    #[test]
+    fn the_end_of_the_channel_is_seen() {
+        let (sender, mut commands) = mpsc::channel(1);
+        assert_eq!(take_turn(&mut commands, Duration::default, |_| {}), CommandsLeft::Empty);
+        drop(sender);
+        assert_eq!(take_turn(&mut commands, Duration::default, |_| {}), CommandsLeft::Ended);
     }
 }
