@@ -143,6 +143,8 @@ enum Ask {
 
 enum ToTask {
     Command(Box<Command>),
+    /// With the one who waits for the outcome.
+    Publish(Box<PublishTrack>, oneshot::Sender<Result<String, ClientError>>),
     Ask(Ask),
 }
 
@@ -171,8 +173,7 @@ impl Client {
             ..SessionConfig::new(upstream.local_addr()?, downstream.local_addr()?)
         };
         let session = Session::new(config, Instant::now())?;
-        let base = url.trim_end_matches('/').replacen("http", "ws", 1);
-        let url = format!("{base}/{}", session.signal_path());
+        let url = format!("{}/{}", websocket_base(url), session.signal_path());
         let mut request = url.into_client_request()?;
         let bearer = http::HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| ClientError::Url("the token is no header value".to_owned()))?;
@@ -189,6 +190,7 @@ impl Client {
             downstream,
             from_handle,
             events: events.clone(),
+            publishing: Vec::new(),
             signal: true,
         };
         let task = tokio::spawn(task.run());
@@ -217,17 +219,14 @@ impl Client {
 
     /// Publishes a track; returns its `TR_…` id when it may send.
     pub async fn publish(&self, track: PublishTrack) -> Result<String, ClientError> {
-        let wanted = track.cid.clone();
-        let mut events = self.events();
-        self.command(Command::Publish(track)).await?;
-        wait_for(&mut events, PUBLISH_TIMEOUT, |event| match event {
-            Event::TrackReady { cid, track } if cid == wanted => Some(Ok(track)),
-            Event::TrackFailed { cid, reason } if cid == wanted => {
-                Some(Err(ClientError::TrackRefused(reason)))
-            }
-            _ => None,
-        })
-        .await
+        let (answer, answered) = oneshot::channel();
+        let message = ToTask::Publish(Box::new(track), answer);
+        self.to_task.send(message).await.map_err(|_| ClientError::Closed)?;
+        // Not from the events, which are lost to those who are slow to read them.
+        match tokio::time::timeout(PUBLISH_TIMEOUT, answered).await {
+            Ok(outcome) => outcome.unwrap_or(Err(ClientError::Closed)),
+            Err(_) => Err(ClientError::Timeout(PUBLISH_TIMEOUT)),
+        }
     }
 
     /// Sends a packet of a published track.
@@ -312,6 +311,16 @@ async fn wait_for<T>(
     tokio::time::timeout(time, found).await.unwrap_or(Err(ClientError::Timeout(time)))
 }
 
+/// `http:` and `https:` become `ws:` and `wss:`; the rest stays as it is, without a slash at the end.
+fn websocket_base(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    match url.split_once("://") {
+        Some(("http", rest)) => format!("ws://{rest}"),
+        Some(("https", rest)) => format!("wss://{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// Our own address on the way to the server.
 async fn local_ip(url: &str) -> Result<IpAddr, ClientError> {
     let bad_url = || ClientError::Url(url.to_owned());
@@ -343,6 +352,8 @@ struct Task {
     downstream: UdpSocket,
     from_handle: mpsc::Receiver<ToTask>,
     events: broadcast::Sender<Event>,
+    /// Who waits for a track to be published, by its `cid`. Bounded by the callers who wait.
+    publishing: Vec<(String, oneshot::Sender<Result<String, ClientError>>)>,
     /// Whether the WebSocket still works.
     signal: bool,
 }
@@ -356,8 +367,8 @@ impl Task {
                 let _ = self.websocket.close(None).await;
                 return;
             }
+            // In random order: none of them starves the others when all have much to do.
             tokio::select! {
-                biased;
                 ready = self.upstream.readable() => {
                     if ready.is_ok() {
                         receive(&mut self.session, &self.upstream, &mut buffer);
@@ -405,6 +416,11 @@ impl Task {
         // A caller that no longer waits needs no answer.
         match message {
             ToTask::Command(command) => self.session.handle_input(Instant::now(), Input::Command(*command)),
+            ToTask::Publish(track, answer) => {
+                self.publishing.retain(|(_, waiting)| !waiting.is_closed());
+                self.publishing.push((track.cid.clone(), answer));
+                self.session.handle_input(Instant::now(), Input::Command(Command::Publish(*track)));
+            }
             ToTask::Ask(Ask::Stats(answer)) => {
                 let _ = answer.send(self.session.receive_stats());
             }
@@ -414,6 +430,24 @@ impl Task {
             ToTask::Ask(Ask::IncompleteFrames { track, frames, answer }) => {
                 let _ = answer.send(self.session.incomplete_frames(&track, frames));
             }
+        }
+    }
+
+    fn answer_publishers(&mut self, event: &Event) {
+        let (cid, outcome) = match event {
+            Event::TrackReady { cid, track } => (cid, Ok(track.clone())),
+            Event::TrackFailed { cid, reason } => (cid, Err(ClientError::TrackRefused(reason.clone()))),
+            Event::Left(leave) => {
+                for (_, answer) in self.publishing.drain(..) {
+                    let _ = answer.send(Err(ClientError::Left(leave.reason)));
+                }
+                return;
+            }
+            _ => return,
+        };
+        let waiting = self.publishing.iter().position(|(waiting, _)| waiting == cid);
+        if let Some(index) = waiting {
+            let _ = self.publishing.swap_remove(index).1.send(outcome);
         }
     }
 
@@ -437,8 +471,11 @@ impl Task {
                         signalled = true;
                     }
                 }
-                // Nobody listening is fine.
-                Output::Event(event) => drop(self.events.send(event)),
+                Output::Event(event) => {
+                    self.answer_publishers(&event);
+                    // Nobody listening is fine.
+                    let _ = self.events.send(event);
+                }
             }
         };
         if signalled && self.signal {
@@ -454,5 +491,22 @@ fn receive(session: &mut Session, socket: &UdpSocket, buffer: &mut [u8]) {
         let Ok((length, source)) = socket.try_recv_from(buffer) else { return };
         let payload = buffer.get(..length).unwrap_or_default();
         session.handle_input(Instant::now(), Input::Datagram { source, destination, payload });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_alone_becomes_that_of_websockets() {
+        for (url, expected) in [
+            ("http://zynk.example:7880/", "ws://zynk.example:7880"),
+            ("https://http.example/http", "wss://http.example/http"),
+            ("ws://my-http-server", "ws://my-http-server"),
+            ("wss://http", "wss://http"),
+        ] {
+            assert_eq!(websocket_base(url), expected);
+        }
     }
 }
