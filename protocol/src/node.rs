@@ -18,8 +18,9 @@ use crate::{
     TrackSource,
 };
 
-/// Largest SDP description of a client, in bytes: hundreds of media sections fit. A larger one is refused.
-pub const SDP_BYTES_MAX: usize = 128 * 1024;
+/// Largest SDP description of a client, in bytes; a larger one is refused. A browser writes about 7 KiB for a
+/// section of video: a single connection that receives fifty people takes 400 KiB.
+pub const SDP_BYTES_MAX: usize = 512 * 1024;
 
 /// An order to the node that hosts `room`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

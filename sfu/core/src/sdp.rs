@@ -3,12 +3,10 @@
 
 use rustc_hash::FxHashSet;
 use sdp_types::{Attribute, Media, Session};
-use zynk_protocol::{MediaKind, MimeType, NegotiationFailure};
+use zynk_protocol::{MediaKind, MimeType, NegotiationFailure, SDP_BYTES_MAX};
 
 use crate::connection::Credentials;
 
-/// Bytes of one description; larger ones are refused.
-const SDP_BYTES_MAX: usize = 512 * 1024;
 /// Media sections of one connection; offers with more are refused. Two for each of 256 publishers.
 pub(crate) const SECTIONS_MAX: usize = 512;
 /// Bytes of a section's `a=mid`; longer ones, or others than letters, digits and `_`, are refused.
