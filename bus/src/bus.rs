@@ -86,13 +86,18 @@ pub enum BusError {
     Closed,
 }
 
+/// Whether [`connect`] knows what `url` names. Connects to nothing.
+pub fn check_url(url: &str) -> Result<(), BusError> {
+    match url.split_once(':').unwrap_or((url, "")) {
+        ("local", _) => Ok(()),
+        (scheme, _) => Err(BusError::UnknownScheme { scheme: scheme.to_owned() }),
+    }
+}
+
 /// Connects to the bus that `url` names: `local:`, this process alone.
 pub async fn connect(url: &str) -> Result<Arc<dyn Bus>, BusError> {
-    let (scheme, _) = url.split_once(':').unwrap_or((url, ""));
-    match scheme {
-        "local" => Ok(Arc::new(LocalBus::new())),
-        _ => Err(BusError::UnknownScheme { scheme: scheme.to_owned() }),
-    }
+    check_url(url)?;
+    Ok(Arc::new(LocalBus::new()))
 }
 
 #[cfg(test)]

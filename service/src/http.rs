@@ -39,6 +39,10 @@ pub const HEADERS_BYTES_MAX: usize = 256 * 1024;
 /// most of all.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// How long requests may take to end once the shutdown is triggered. A request whose body does not come must
+/// not hold the process.
+const REQUESTS_DRAIN_MAX: Duration = Duration::from_secs(2);
+
 /// Limits of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -157,7 +161,7 @@ fn metrics(registry: &Registry) -> Response {
 }
 
 /// Serves `app` until the shutdown is triggered; then takes no more connections, lets requests that are being
-/// answered end within the drain time, and returns. WebSockets are not waited for: their owner ends them.
+/// answered end within two seconds or the drain time, whichever is shorter, and returns. WebSockets are not waited for: their owner ends them.
 ///
 /// Handlers find the peer's address in the extension [`ConnectInfo<SocketAddr>`].
 pub async fn serve(listener: TcpListener, app: Router, config: HttpConfig, shutdown: Shutdown) {
@@ -213,8 +217,8 @@ pub async fn serve(listener: TcpListener, app: Router, config: HttpConfig, shutd
     }
     drop(listener);
     connections.close();
-    if shutdown.drained(connections.wait()).await.is_none() {
-        tracing::warn!("HTTP requests were cut off at the end of the drain time");
+    if shutdown.drained_within(REQUESTS_DRAIN_MAX, connections.wait()).await.is_none() {
+        tracing::info!("unfinished HTTP requests were cut off");
     }
 }
 

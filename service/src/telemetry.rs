@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What is logged and how. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,22 +48,39 @@ pub enum LogFormat {
 #[non_exhaustive]
 pub enum TelemetryError {
     /// The level is none. The operator's fault.
-    #[error("{level:?} is not a log level: {error}")]
+    #[error("{level:?} is not a log level: {reason}")]
     Level {
         /// What was configured.
         level: String,
         /// What is wrong with it.
-        error: ParseError,
+        reason: String,
     },
     /// Something else of this process logs already.
     #[error("logging is set up already")]
     Twice,
 }
 
+impl LogConfig {
+    /// Whether logging can begin with it.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+        let error = |reason: String| TelemetryError::Level { level: self.level.clone(), reason };
+        // A word alone would be taken for a module, and nothing else be logged.
+        for word in self.level.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
+            if word.parse::<LevelFilter>().is_err() {
+                return Err(error("take error, warn, info, debug, trace or off, or module=level".into()));
+            }
+        }
+        EnvFilter::try_new(&self.level).map_err(|problem| error(problem.to_string()))
+    }
+}
+
 /// Begins logging for the whole process.
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&config.level)
-        .map_err(|error| TelemetryError::Level { level: config.level.clone(), error })?;
+    let filter = config.filter()?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match config.format {
@@ -208,8 +225,14 @@ mod tests {
 
     #[test]
     fn a_wrong_level_is_named() {
-        let config = LogConfig { level: "zynk=loud".into(), ..LogConfig::default() };
-        let error = init(&config).unwrap_err().to_string();
-        assert!(error.starts_with("\"zynk=loud\" is not a log level"), "{error}");
+        for level in ["zynk=loud", "loud", "info,loud"] {
+            let config = LogConfig { level: level.into(), ..LogConfig::default() };
+            let error = init(&config).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{level:?} is not a log level")), "{error}");
+        }
+        for level in ["INFO", "warn,zynk_signaling=debug", "off", "info,zynk[span]=trace"] {
+            let config = LogConfig { level: level.into(), ..LogConfig::default() };
+            assert!(config.check().is_ok(), "{level}");
+        }
     }
 }

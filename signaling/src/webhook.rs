@@ -11,6 +11,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 use zynk_auth::KeyRing;
 use zynk_protocol::livekit;
 
@@ -26,6 +27,9 @@ pub(crate) const REQUESTS_MAX: usize = 10;
 /// Events on their way from the rooms to the dispatcher. When full, the room drops its event; the next that
 /// fits counts it in `num_dropped`.
 const CHANNEL_EVENTS_MAX: usize = 256;
+
+/// How long deliveries may take once the dispatcher is told to stop.
+const STOP_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Where webhooks go, and how patiently.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -60,7 +64,7 @@ impl Default for WebhookConfig {
 #[non_exhaustive]
 pub enum WebhookError {
     /// Not an absolute `http:` or `https:` URL.
-    #[error("webhook.urls[{index}] is not an http or https URL: {reason}")]
+    #[error("webhooks.urls[{index}] is not an http or https URL: {reason}")]
     Url {
         /// Its place in the list.
         index: usize,
@@ -116,12 +120,30 @@ impl WebhookDispatcher {
         Ok((sender, Self { events, targets }))
     }
 
-    /// Delivers. To bound a shutdown, drop the senders and give this a timeout.
-    pub async fn run(mut self) {
+    /// Delivers until every sender is gone and all is delivered or given up.
+    pub async fn run(self) {
+        self.run_until(CancellationToken::new()).await;
+    }
+
+    /// Delivers until `stop`, whoever still has a sender: then takes no more events, tries what waits once
+    /// without pauses, and ends after three seconds at the latest.
+    pub async fn run_until(mut self, stop: CancellationToken) {
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_TIME_MAX).await;
+        };
+        tokio::select! {
+            () = self.deliver_all(&stop) => {}
+            () = late => tracing::warn!("webhooks were cut off: a receiver does not answer in time"),
+        }
+    }
+
+    async fn deliver_all(&mut self, stop: &CancellationToken) {
         let mut requests: JoinSet<(usize, String)> = JoinSet::new();
         let mut open = true;
         while open || !requests.is_empty() {
             tokio::select! {
+                () = stop.cancelled(), if !self.events.is_closed() => self.events.close(),
                 event = self.events.recv(), if open => match event {
                     Some(event) => {
                         let event = Arc::new(event);
@@ -141,9 +163,9 @@ impl WebhookDispatcher {
             }
             for (index, target) in self.targets.iter_mut().enumerate() {
                 while let Some(QueuedEvent { key, event, dropped }) = target.queue.start() {
-                    let delivery = Arc::clone(&target.delivery);
+                    let (delivery, stop) = (Arc::clone(&target.delivery), stop.clone());
                     requests.spawn(async move {
-                        delivery.deliver(&event, dropped).await;
+                        delivery.deliver(&event, dropped, &stop).await;
                         (index, key)
                     });
                 }

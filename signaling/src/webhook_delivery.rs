@@ -7,6 +7,7 @@ use std::{
 
 use axum::http::{StatusCode, header};
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zynk_auth::KeyRing;
 use zynk_protocol::livekit;
@@ -55,8 +56,14 @@ impl Delivery {
         }
     }
 
-    /// Sends `event` until it is accepted or given up. `dropped` events before it never were sent.
-    pub(crate) async fn deliver(&self, event: &livekit::WebhookEvent, dropped: i32) {
+    /// Sends `event` until it is accepted or given up. `dropped` events before it never were sent. After
+    /// `stop` there are no pauses, and one attempt is the last.
+    pub(crate) async fn deliver(
+        &self,
+        event: &livekit::WebhookEvent,
+        dropped: i32,
+        stop: &CancellationToken,
+    ) {
         let mut event = event.clone();
         add_dropped(&mut event, dropped);
         let body = match serde_json::to_vec(&event) {
@@ -67,19 +74,23 @@ impl Delivery {
             }
         };
         for attempt in 0..=self.retries_max {
+            let last = attempt == self.retries_max || stop.is_cancelled();
             match self.send(body.clone()).await {
                 Attempt::Accepted => return,
                 Attempt::Refused(status) => {
                     warn!(url = self.index, event = event.event, %status, "webhook refused");
                     return;
                 }
-                Attempt::Retry(_) if attempt == self.retries_max => {}
+                Attempt::Retry(_) if last => {
+                    warn!(url = self.index, event = event.event, "webhook given up after {attempt} retries");
+                    return;
+                }
                 Attempt::Retry(asked) => {
-                    tokio::time::sleep(asked.unwrap_or(self.delay(attempt)).min(self.delay_max)).await;
+                    let pause = asked.unwrap_or(self.delay(attempt)).min(self.delay_max);
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                 }
             }
         }
-        warn!(url = self.index, event = event.event, "webhook given up after {} retries", self.retries_max);
     }
 
     async fn send(&self, body: Bytes) -> Attempt {

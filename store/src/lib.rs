@@ -26,4 +26,4 @@ mod store;
 pub use memory::MemoryStore;
 pub use record::RoomRecord;
 pub use sqlite::SqliteStore;
-pub use store::{ROOMS_MAX, Store, StoreError, connect};
+pub use store::{ROOMS_MAX, Store, StoreError, check_url, connect};

@@ -62,15 +62,23 @@ pub enum StoreError {
     Closed,
 }
 
+/// Whether [`connect`] knows what `url` names. Opens nothing.
+pub fn check_url(url: &str) -> Result<(), StoreError> {
+    match url.split_once(':').unwrap_or((url, "")) {
+        ("memory", _) => Ok(()),
+        ("sqlite", "") => Err(StoreError::NoPath),
+        ("sqlite", _) => Ok(()),
+        (scheme, _) => Err(StoreError::UnknownScheme { scheme: scheme.to_owned() }),
+    }
+}
+
 /// Opens the store that `url` names: `memory:`, gone with the process, or `sqlite:<path>`, a file that is
 /// made when missing.
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-    match scheme {
-        "memory" => Ok(Arc::new(MemoryStore::new())),
-        "sqlite" if rest.is_empty() => Err(StoreError::NoPath),
-        "sqlite" => Ok(Arc::new(SqliteStore::open(rest).await?)),
-        _ => Err(StoreError::UnknownScheme { scheme: scheme.to_owned() }),
+    check_url(url)?;
+    match url.strip_prefix("sqlite:") {
+        Some(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+        None => Ok(Arc::new(MemoryStore::new())),
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     /// List and end the rooms of a running server
     #[command(subcommand)]
     Room(RoomCommand),
+    /// Make API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Check a configuration file, or write one
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -175,7 +178,17 @@ pub(crate) enum ConfigCommand {
         config: Option<PathBuf>,
     },
     /// Print a configuration file with every key, its meaning and its default
-    Example,
+    Example {
+        /// Put a fresh API key into it, so that it can be used as it is
+        #[arg(long)]
+        keys: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Print a fresh API key and its secret, as a line for the section `[keys]` of the configuration
+    Generate,
 }
 
 #[cfg(test)]

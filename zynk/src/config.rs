@@ -1,24 +1,23 @@
 //! The whole configuration: a section per role, and what roles share.
 
+mod validate;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use zynk_auth::KeyRing;
-use zynk_service::config::{ConfigError, Loader, example_toml};
+use zynk_service::config::{Loader, example_toml};
 use zynk_service::http::HttpConfig;
 use zynk_service::telemetry::LogConfig;
 use zynk_sfu_server::SfuConfig;
 use zynk_signaling::{GuestConfig, SignalingConfig, WebhookConfig};
 
 use crate::cli::{RunArguments, ServerFlags};
-
-/// Shortest secret that `zynk run` takes: as many bytes as HMAC-SHA-256 has (RFC 7518, section 3.2).
-const SECRET_BYTES_MIN: usize = 32;
 
 /// What `zynk dev` sets. The key and secret are those of LiveKit's own development mode.
 const DEV_CONFIG: &str = r#"
@@ -104,8 +103,9 @@ impl Config {
 
 /// The configuration of `zynk dev`.
 pub(crate) fn load_dev(flags: &ServerFlags) -> Result<Config> {
-    let config: Config =
-        with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags).load()?;
+    let loader = with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags);
+    let config: Config = loader.load()?;
+    validate::roles(&config, &loader)?;
     Ok(config)
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn load(arguments: &RunArguments) -> Result<Config> {
         loader = loader.flag("--roles", "roles", format!("[{}]", roles.join(",")));
     }
     let config = loader.load()?;
-    validate(&config, &loader)?;
+    validate::all(&config, &loader)?;
     Ok(config)
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn load(arguments: &RunArguments) -> Result<Config> {
 pub(crate) fn check(file: Option<&Path>) -> Result<()> {
     let Some(file) = file else { bail!("name a file, or set ZYNK_CONFIG") };
     let loader = with_environment(with_file(Some(file))?);
-    Ok(validate(&loader.load()?, &loader)?)
+    Ok(validate::all(&loader.load()?, &loader)?)
 }
 
 /// The keys of a configuration file, or, without one, of `zynk dev`.
@@ -138,8 +138,8 @@ pub(crate) fn key_ring(file: Option<&Path>) -> Result<KeyRing> {
     Ok(loader.load::<Config>()?.key_ring())
 }
 
-/// A file with every key, its meaning and its default.
-pub(crate) fn example() -> Result<String> {
+/// A file with every key, its meaning and its default; with a fresh API key if asked.
+pub(crate) fn example(with_key: bool) -> Result<String> {
     let mut defaults = Config::default();
     // Depends on the machine.
     defaults.sfu.workers = 1;
@@ -148,7 +148,12 @@ pub(crate) fn example() -> Result<String> {
     let heading = "# Configuration of Zynk, for `zynk run --config FILE`. Every key is shown with its default.\n\
                    # Environment variables win over this file: ZYNK_PORT is `port`, ZYNK_SFU__WORKERS is `workers`\n\
                    # in the section `sfu`. Flags win over both.\n\n";
-    Ok(format!("{heading}{}\n", example_toml::<Config>(&table).trim_end()))
+    let text = example_toml::<Config>(&table);
+    let text = match with_key {
+        true => text.replacen("[keys]\n", &format!("[keys]\n{}\n", crate::keys::generate()), 1),
+        false => text,
+    };
+    Ok(format!("{heading}{}\n", text.trim_end()))
 }
 
 fn with_file(file: Option<&Path>) -> Result<Loader> {
@@ -183,30 +188,6 @@ fn with_flags(loader: Loader, flags: &ServerFlags) -> Loader {
         Some(value) => loader.flag(flag, key, value),
         None => loader,
     })
-}
-
-/// Rules that no single key can know.
-fn validate(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
-    if config.keys.is_empty() {
-        let problem = "no API key: add a line such as `mykey = \"<at least 32 random characters>\"`";
-        return Err(loader.error_at("keys", problem));
-    }
-    for (name, secret) in &config.keys {
-        let bytes = secret.expose_secret().len();
-        if bytes < SECRET_BYTES_MIN {
-            let problem =
-                format!("the secret has {bytes} characters, at least {SECRET_BYTES_MIN} are needed");
-            return Err(loader.error_at(&format!("keys.{name}"), problem));
-        }
-    }
-    if config.roles.is_empty() {
-        return Err(loader.error_at("roles", "at least one role is needed"));
-    }
-    let is_split = [Role::Sfu, Role::Signaling].iter().any(|role| !config.roles.contains(role));
-    if is_split && config.bus == "local:" {
-        return Err(loader.error_at("roles", "the bus `local:` needs all roles in one process"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod keys;
 mod roles;
 mod room;
 mod server;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConfigCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeysCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,7 +47,8 @@ async fn execute(cli: Cli) -> Result<()> {
             config::check(config.as_deref())?;
             print("the configuration is good\n")
         }
-        Command::Config(ConfigCommand::Example) => print(&config::example()?),
+        Command::Config(ConfigCommand::Example { keys }) => print(&config::example(keys)?),
+        Command::Keys(KeysCommand::Generate) => print(&(keys::generate() + "\n")),
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zynk_auth::KeyRing;
 use zynk_bus::Bus;
@@ -35,6 +36,7 @@ struct Sfu {
 struct Signaling {
     directory: Directory,
     webhooks: JoinHandle<()>,
+    stop_webhooks: CancellationToken,
 }
 
 impl Roles {
@@ -78,11 +80,13 @@ impl Roles {
     /// Ends everything: clients get a Leave, webhooks that wait are sent, media threads end. What is not
     /// over when the drain time is, is left behind.
     pub(crate) async fn drain(self, shutdown: &Shutdown) {
-        let ended = shutdown.drained(async {
-            if let Some(Signaling { directory, webhooks }) = self.signaling {
+        // What is cut off here leaves time for the media to end.
+        let limit = shutdown.deadline().saturating_duration_since(Instant::now()).mul_f32(0.8);
+        let ended = shutdown.drained_within(limit, async {
+            if let Some(Signaling { directory, webhooks, stop_webhooks }) = self.signaling {
                 directory.shutdown().await;
-                // The dispatcher ends when nobody is left who could give it an event.
-                drop(directory);
+                // Unfinished requests may still hold the directory, and so the dispatcher's senders.
+                stop_webhooks.cancel();
                 let _ = webhooks.await;
             }
         });
@@ -137,5 +141,7 @@ async fn start_signaling(
     let directory = Directory::new(Arc::new(config.signaling.clone()), keys, store, bus, sender);
     directory.register_metrics(registry);
     check.pass();
-    Ok(Signaling { directory, webhooks: tokio::spawn(dispatcher.run()) })
+    let stop_webhooks = CancellationToken::new();
+    let webhooks = tokio::spawn(dispatcher.run_until(stop_webhooks.clone()));
+    Ok(Signaling { directory, webhooks, stop_webhooks })
 }

@@ -9,8 +9,20 @@ use zynk_auth::{Claims, KeyRing, VideoGrants};
 use crate::cli::{KeyFlags, TokenArguments};
 use crate::config;
 
+/// What `canPublishSources` may hold.
+const SOURCES: [&str; 4] = ["camera", "microphone", "screen_share", "screen_share_audio"];
+
 /// The token, without a line break.
 pub(crate) fn create(arguments: &TokenArguments) -> Result<String> {
+    for (flag, text) in [("--room", &arguments.room), ("--identity", &arguments.identity)] {
+        if text.trim().is_empty() {
+            bail!("{flag} is empty: nobody could join with such a token");
+        }
+    }
+    // Tokens count whole seconds.
+    if arguments.ttl.as_secs() == 0 {
+        bail!("--ttl is less than a second: the token would be void at once");
+    }
     let mut claims = Claims::for_identity(&arguments.identity);
     claims.name.clone_from(&arguments.name);
     claims.metadata.clone_from(&arguments.metadata);
@@ -42,6 +54,10 @@ fn grants(room: &str, admin: bool, more: &[String]) -> Result<VideoGrants> {
         serde_json::from_value(Value::Object(fields)).context("a grant has a value of the wrong type")?;
     if let Some(unknown) = grants.other.keys().next() {
         bail!("unknown grant {unknown}; known are: {}", known().join(", "));
+    }
+    let is_source = |text: &&String| SOURCES.iter().any(|source| text.eq_ignore_ascii_case(source));
+    if let Some(unknown) = grants.can_publish_sources.iter().find(|text| !is_source(text)) {
+        bail!("unknown source {unknown} in canPublishSources; known are: {}", SOURCES.join(", "));
     }
     Ok(grants)
 }
@@ -153,6 +169,26 @@ mod tests {
     fn admins_moderate_and_manage_rooms() {
         let video = claims(&["--admin", "--ttl", "90s"]).video;
         assert!(video.is_admin_of("lobby") && video.room_create && video.room_list);
+    }
+
+    #[test]
+    fn tokens_that_nobody_could_use_are_refused() {
+        let error = |more: &[&str]| create(&arguments(more)).unwrap_err().to_string();
+        for flag in ["--room", "--identity"] {
+            let mut arguments = arguments(&[]);
+            let text = if flag == "--room" { &mut arguments.room } else { &mut arguments.identity };
+            *text = " ".into();
+            let error = create(&arguments).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{flag} is empty")), "{error}");
+        }
+        assert!(error(&["--ttl", "0s"]).starts_with("--ttl is less than a second"));
+        assert!(error(&["--ttl", "999ms"]).starts_with("--ttl is less than a second"));
+        let source = error(&["--grant", "canPublishSources=camera,kamera"]);
+        assert!(
+            source.starts_with("unknown source kamera in canPublishSources; known are: camera, "),
+            "{source}"
+        );
+        assert!(create(&arguments(&["--grant", "canPublishSources=SCREEN_SHARE"])).is_ok());
     }
 
     #[test]

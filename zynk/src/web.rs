@@ -18,7 +18,7 @@ const PAGE: &str = "index.html";
 
 /// What the page may load: its own files and connections, nothing inline, nothing from elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    connect-src 'self' ws: wss:; worker-src 'self' blob:; img-src 'self' data: blob:; \
+    connect-src 'self'; worker-src 'self' blob:; img-src 'self' data: blob:; \
     media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
 
 const SECURITY_HEADERS: [(HeaderName, HeaderValue); 6] = [
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(response.status(), StatusCode::OK);
         let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.contains("script-src 'self';") && policy.starts_with("default-src 'none';"));
-        assert!(!policy.contains("unsafe"));
+        assert!(policy.contains("connect-src 'self';") && !policy.contains("unsafe"));
         assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
     }
 

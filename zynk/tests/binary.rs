@@ -277,3 +277,102 @@ fn a_taken_port_is_named() {
     let error = failure(&arguments);
     assert!(error.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{error}");
 }
+
+/// Each row: what the file says after the key, and how the error ends after the file's name.
+const REFUSED: [(&str, &str); 9] = [
+    ("sfu.workers = 0", ":1:15: sfu.workers: workers must be 1 to 256, not 0"),
+    (
+        "sfu = { udp_port_first = 65535, workers = 4 }",
+        ":1:26: sfu.udp_port_first: udp_port_first 65535 leaves no port for 4 workers",
+    ),
+    (
+        "webhooks.urls = [\"http://a.example\", \"not a url\"]",
+        ":1:38: webhooks.urls.1: not an http or https URL: relative URL without a base",
+    ),
+    ("store = \"redis://x\"", ":1:9: store: store URL must begin with `memory:` or `sqlite:`, not \"redis\""),
+    ("bus = \"amqp://x\"", ":1:7: bus: bus URL must begin with `local:`, not \"amqp\""),
+    (
+        "log.level = \"loud\"",
+        ":1:13: log.level: \"loud\" is not a log level: take error, warn, info, debug, trace or off, or \
+         module=level",
+    ),
+    (
+        "signaling.room.enabled_codecs = []",
+        ":1:33: signaling.room.enabled_codecs: at least one codec is needed",
+    ),
+    ("signaling.limits.sessions_max = 0", ":1:33: signaling.limits.sessions_max: must be at least 1"),
+    ("http.connections_max = 0", ":1:24: http.connections_max: must be at least 1"),
+];
+
+#[test]
+fn what_run_refuses_check_refuses_in_the_same_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    let path = path.to_str().unwrap();
+    for (text, expected) in REFUSED {
+        std::fs::write(path, format!("{text}\n[keys]\nmain = '0123456789abcdef0123456789abcdef'\n")).unwrap();
+        for command in [&["config", "check", path][..], &["run", "--config", path]] {
+            assert_eq!(failure(command), format!("zynk: {path}{expected}\n"), "{command:?} of {text}");
+        }
+    }
+}
+
+#[test]
+fn an_example_with_keys_passes_the_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    std::fs::write(&path, stdout(&["config", "example", "--keys"])).unwrap();
+    assert_eq!(stdout(&["config", "check", path.to_str().unwrap()]), "the configuration is good\n");
+    let line = stdout(&["keys", "generate"]);
+    std::fs::write(&path, format!("[keys]\n{line}")).unwrap();
+    assert_eq!(stdout(&["config", "check", path.to_str().unwrap()]), "the configuration is good\n");
+}
+
+/// A receiver that takes no connections, one that never answers, and a request whose body does not come:
+/// none of them holds the exit for the ten seconds that it may take.
+#[tokio::test]
+async fn nothing_that_hangs_holds_the_exit() {
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = refusing.local_addr().unwrap();
+    drop(refusing);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zynk.toml");
+    for (urls, limit) in [
+        (format!("'http://{refused}/'"), Duration::from_secs(5)),
+        (format!("'http://{}/'", silent.local_addr().unwrap()), Duration::from_secs(7)),
+    ] {
+        let secret = "0123456789abcdef0123456789abcdef";
+        std::fs::write(&path, format!("webhooks.urls = [{urls}]\n[keys]\nmain = '{secret}'\n")).unwrap();
+        let config = path.to_str().unwrap();
+        let arguments =
+            ["run", "--config", config, "--port", "0", "--print-ports", "--announce", "127.0.0.1"];
+        let (_log, server) = Server::start_with(&arguments);
+        let token =
+            stdout(&["token", "create", "--room", "a", "--identity", "b", "--admin", "--config", config]);
+        let created = reqwest::Client::new()
+            .post(format!("{}/twirp/livekit.RoomService/CreateRoom", server.url()))
+            .bearer_auth(token.trim())
+            .json(&serde_json::json!({ "name": "a" }))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(created.status().as_u16(), 200, "its event waits for the receiver");
+        let port = u16::try_from(server.http_port()).unwrap();
+        let mut unfinished = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let head = format!(
+            "POST /twirp/livekit.RoomService/CreateRoom HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n",
+            token.trim()
+        );
+        std::io::Write::write_all(&mut unfinished, head.as_bytes()).unwrap();
+        // The server asks for the body: the handler reads it.
+        let mut asked = [0; 12];
+        unfinished.read_exact(&mut asked).unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100");
+        let begin = Instant::now();
+        let (status, _) = tokio::task::spawn_blocking(move || server.end("-TERM")).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+        assert!(begin.elapsed() < limit, "{:?} with {urls}", begin.elapsed());
+    }
+}

@@ -1,3 +1,5 @@
+use secrecy::ExposeSecret as _;
+
 use super::*;
 
 const KEY: &str = "[keys]\nmain = \"0123456789abcdef0123456789abcdef\"\n";
@@ -23,14 +25,14 @@ fn the_committed_example_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.example.toml");
     let committed = std::fs::read_to_string(path).unwrap();
     assert!(
-        committed == example().unwrap(),
+        committed == example(false).unwrap(),
         "run `make config-example` and commit deploy/config.example.toml"
     );
 }
 
 #[test]
 fn the_example_is_the_defaults() {
-    let config: Config = Loader::new().file("example", example().unwrap()).load().unwrap();
+    let config: Config = Loader::new().file("example", example(false).unwrap()).load().unwrap();
     let text = |config: &Config| toml::to_string(config).unwrap();
     assert_eq!(text(&config), text(&Config::default()));
 }
@@ -38,7 +40,7 @@ fn the_example_is_the_defaults() {
 #[test]
 fn every_key_of_the_example_can_be_set() {
     // Every commented-out assignment is one that the configuration takes.
-    let example = example().unwrap();
+    let example = example(false).unwrap();
     let active: String = example
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
@@ -108,4 +110,22 @@ fn a_local_bus_needs_all_roles() {
 fn a_missing_file_is_named() {
     let error = check(Some(Path::new("/nonexistent/zynk.toml"))).unwrap_err();
     assert!(format!("{error:#}").starts_with("/nonexistent/zynk.toml: No such file"));
+}
+
+#[test]
+fn an_example_with_a_key_can_be_used_as_it_is() {
+    let config = run(&example(true).unwrap(), ServerFlags::default()).unwrap();
+    let (name, secret) = config.keys.iter().next().unwrap();
+    assert!(name.starts_with("API") && name.len() == 15, "{name}");
+    assert_eq!(secret.expose_secret().len(), 43);
+    assert_ne!(example(true).unwrap(), example(true).unwrap());
+}
+
+#[test]
+fn flags_are_named_in_errors_and_dev_checks_them_too() {
+    let flags = || ServerFlags { log_level: Some("loud".into()), ..ServerFlags::default() };
+    for error in [load_dev(&flags()).unwrap_err(), run(KEY, flags()).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.starts_with("flag --log-level: log.level: \"loud\" is not a log level"), "{error}");
+    }
 }

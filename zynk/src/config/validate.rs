@@ -1,0 +1,83 @@
+//! Rules that types cannot have. What passes here, `zynk run` takes, short of what is wrong with the machine.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+use zynk_service::config::{ConfigError, Loader};
+use zynk_sfu_server::SfuError;
+use zynk_signaling::{WebhookDispatcher, WebhookError};
+
+use super::{Config, Role};
+
+/// Shortest secret that `zynk run` takes: as many bytes as HMAC-SHA-256 has (RFC 7518, section 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+
+/// What `zynk run` and `zynk config check` refuse.
+pub(super) fn all(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
+    keys(config, loader)?;
+    roles(config, loader)
+}
+
+fn keys(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
+    if config.keys.is_empty() {
+        let problem = "no API key: add the line that `zynk keys generate` prints to the section [keys]";
+        return Err(loader.error_at("keys", problem));
+    }
+    for (name, secret) in &config.keys {
+        let bytes = secret.expose_secret().len();
+        if bytes < SECRET_BYTES_MIN {
+            let problem =
+                format!("the secret has {bytes} characters, at least {SECRET_BYTES_MIN} are needed");
+            return Err(loader.error_at(&format!("keys.{name}"), problem));
+        }
+    }
+    Ok(())
+}
+
+/// What `zynk dev` refuses too.
+pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
+    if config.roles.is_empty() {
+        return Err(loader.error_at("roles", "at least one role is needed"));
+    }
+    let at = |key: &'static str| move |error: String| loader.error_at(key, error);
+    zynk_bus::check_url(&config.bus).map_err(|error| at("bus")(error.to_string()))?;
+    zynk_store::check_url(&config.store).map_err(|error| at("store")(error.to_string()))?;
+    config.log.check().map_err(|error| at("log.level")(error.to_string()))?;
+    let is_split = [Role::Sfu, Role::Signaling].iter().any(|role| !config.roles.contains(role));
+    if is_split && config.bus == "local:" {
+        return Err(loader.error_at("roles", "the bus `local:` needs all roles in one process"));
+    }
+    config.sfu.check().map_err(|error| match error {
+        SfuError::Ports { .. } => at("sfu.udp_port_first")(error.to_string()),
+        error => at("sfu.workers")(error.to_string()),
+    })?;
+    if config.signaling.room.enabled_codecs.is_empty() {
+        return Err(loader.error_at("signaling.room.enabled_codecs", "at least one codec is needed"));
+    }
+    let limits = &config.signaling.limits;
+    let at_least_one = [
+        ("http.connections_max", config.http.connections_max),
+        ("http.header_timeout_s", usize::try_from(config.http.header_timeout_s).unwrap_or(usize::MAX)),
+        ("signaling.limits.rooms_max", limits.rooms_max),
+        ("signaling.limits.sessions_max", limits.sessions_max),
+        ("signaling.limits.room_name_bytes_max", limits.room_name_bytes_max),
+        ("signaling.limits.identity_bytes_max", limits.identity_bytes_max),
+        ("signaling.limits.signal_message_bytes_max", limits.signal_message_bytes_max),
+        ("signaling.limits.join_request_bytes_max", limits.join_request_bytes_max),
+        (
+            "webhooks.request_timeout_ms",
+            usize::try_from(config.webhooks.request_timeout_ms).unwrap_or(usize::MAX),
+        ),
+    ];
+    if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+        return Err(loader.error_at(key, "must be at least 1"));
+    }
+    match WebhookDispatcher::new(&config.webhooks, Arc::new(config.key_ring())) {
+        Ok(_) => Ok(()),
+        Err(WebhookError::Url { index, reason }) => {
+            let problem = format!("not an http or https URL: {reason}");
+            Err(loader.error_at(&format!("webhooks.urls.{index}"), problem))
+        }
+        Err(error) => Err(loader.error_at("webhooks", error.to_string())),
+    }
+}
