@@ -28,6 +28,7 @@ mod conformance;
 mod local;
 
 pub use bus::{
-    Bus, BusError, COMMAND_QUEUE_MAX, COMMAND_TIMEOUT, NODES_MAX, NOTICE_QUEUE_MAX, NOTICE_TIMEOUT, check_url, connect,
+    Bus, BusError, COMMAND_QUEUE_MAX, COMMAND_TIMEOUT, NODES_MAX, NOTICE_QUEUE_MAX, NOTICE_TIMEOUT,
+    check_url, connect,
 };
 pub use local::LocalBus;
