@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -42,6 +42,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long requests may take to end once the shutdown is triggered. A request whose body does not come must
 /// not hold the process.
 const REQUESTS_DRAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Connections that wait to be accepted. When a server restarts, all its clients come back at once; one whose
+/// first packet finds no room tries again only after a second. The system may allow less (`somaxconn`).
+const LISTEN_BACKLOG: u32 = 4096;
 
 /// Limits of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -160,8 +164,19 @@ fn metrics(registry: &Registry) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }
 
+/// Listens on an address. Port 0 picks a free one.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted server may take its port although connections of the last one have not timed out.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
 /// Serves `app` until the shutdown is triggered; then takes no more connections, lets requests that are being
-/// answered end within two seconds or the drain time, whichever is shorter, and returns. WebSockets are not waited for: their owner ends them.
+/// answered end within two seconds or the drain time, whichever is shorter, and returns. WebSockets are not
+/// waited for: their owner ends them.
 ///
 /// Handlers find the peer's address in the extension [`ConnectInfo<SocketAddr>`].
 pub async fn serve(listener: TcpListener, app: Router, config: HttpConfig, shutdown: Shutdown) {

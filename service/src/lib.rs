@@ -8,7 +8,7 @@
 //! let shutdown = Shutdown::new(Duration::from_secs(5));
 //! let ready = http::Readiness::new();
 //! ready.check("example").pass();
-//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let listener = http::listen(([127, 0, 0, 1], 0).into())?;
 //! let app = http::with_operator_routes(axum::Router::new(), ready, telemetry::registry("0.1.0"), &shutdown);
 //! let server = tokio::spawn(http::serve(listener, app, http::HttpConfig::default(), shutdown.clone()));
 //! shutdown.trigger();

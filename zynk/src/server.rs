@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use tokio::net::TcpListener;
 use zynk_service::http::{self, Readiness};
 use zynk_service::shutdown::Shutdown;
 use zynk_service::telemetry;
@@ -45,7 +44,7 @@ pub(crate) async fn run(config: Config, print_ports: bool, mode: Mode) -> Result
     let mut registry = telemetry::registry(env!("CARGO_PKG_VERSION"));
     let roles = Roles::start(&config, &mut registry, &ready).await?;
     let address = std::net::SocketAddr::new(config.bind, config.port);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = http::listen(address).with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
 
     let app = http::with_operator_routes(roles.router(&config), ready, registry, &shutdown);
