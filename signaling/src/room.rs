@@ -111,6 +111,19 @@ pub enum RoomInput {
     Shutdown,
 }
 
+/// Who bears a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// This session ends.
+    Session(SessionId),
+    /// This call of the server API gets no answer.
+    Caller(ReplyId),
+    /// The room goes on as if it had not happened.
+    Nobody,
+    /// It would fail again and again: the room ends, and its clients make a new one.
+    Room,
+}
+
 /// Something to do.
 #[derive(Debug, PartialEq)]
 #[non_exhaustive]
@@ -375,6 +388,35 @@ impl Room {
             }
             NodeEvent::Speakers { levels } => self.speakers_changed(levels),
             NodeEvent::Stats { connections } => self.stats_arrived(&connections),
+        }
+    }
+
+    /// Who is to bear it if handling an input fails.
+    pub(crate) fn blame_for(&self, input: &RoomInput) -> Blame {
+        let connection = match input {
+            RoomInput::Join { session, .. }
+            | RoomInput::Signal { session, .. }
+            | RoomInput::SessionClosed { session }
+            | RoomInput::SessionFaulted { session } => return Blame::Session(*session),
+            RoomInput::Admin { reply, .. } => return Blame::Caller(*reply),
+            RoomInput::NodeLost | RoomInput::Timeout | RoomInput::Shutdown => return Blame::Room,
+            RoomInput::Node(event) => match event {
+                NodeEvent::Answer { connection, .. }
+                | NodeEvent::Offer { connection, .. }
+                | NodeEvent::NegotiationNeeded { connection, .. }
+                | NodeEvent::NegotiationFailed { connection, .. }
+                | NodeEvent::ConnectionState { connection, .. }
+                | NodeEvent::Subscribed { connection, .. }
+                | NodeEvent::SubscriptionFailed { connection, .. }
+                | NodeEvent::DataChannelOpen { connection, .. }
+                | NodeEvent::DataReceived { connection, .. } => connection,
+                _ => return Blame::Nobody,
+            },
+        };
+        let participant = self.connections.get(connection).and_then(|sid| self.participants.get(sid));
+        match participant.and_then(|participant| participant.session) {
+            Some(session) => Blame::Session(session),
+            None => Blame::Nobody,
         }
     }
 

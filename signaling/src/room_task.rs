@@ -17,7 +17,7 @@ use crate::directory::{Inner, SessionHandle, SessionPermit};
 use crate::join::{JoinError, JoinParams};
 use crate::placement;
 use crate::responses::{self, RESPONSES_MAX, ResponseRefused, ResponseSender};
-use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+use crate::room::{Blame, ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
 
 /// Messages that wait for a room. When the mailbox is full, whoever sends to it waits.
 pub(crate) const MAILBOX_MAX: usize = 1_024;
@@ -251,12 +251,8 @@ impl RoomTask {
     }
 
     fn handle(&mut self, input: RoomInput) {
-        let session = match &input {
-            RoomInput::Signal { session, .. } | RoomInput::Join { session, .. } => Some(*session),
-            _ => None,
-        };
         let (now, unix_ms) = (Instant::now(), unix_ms());
-        let Some(session) = session else { return self.room.handle_input(now, unix_ms, input) };
+        let blamed = self.room.blame_for(&input);
         // One participant's messages may cost only that participant.
         let room = &mut self.room;
         let handling = AssertUnwindSafe(|| {
@@ -264,11 +260,27 @@ impl RoomTask {
             tests::fail_if_asked_to(&input);
             room.handle_input(now, unix_ms, input);
         });
-        if catch_unwind(handling).is_err() {
-            tracing::error!(session = session.0, "handling a session failed; it is ended");
-            self.inner.metrics.session_faults.inc();
-            self.room.handle_input(now, unix_ms, RoomInput::SessionFaulted { session });
+        if catch_unwind(handling).is_ok() {
+            return;
         }
+        self.inner.metrics.session_faults.inc();
+        let ending = match blamed {
+            Blame::Session(session) => {
+                tracing::error!(session = session.0, "handling a session failed; it is ended");
+                RoomInput::SessionFaulted { session }
+            }
+            Blame::Caller(reply) => {
+                tracing::error!("a call of the server API failed");
+                // Dropped: the caller is told that the room did not answer.
+                return drop(self.replies.remove(&reply));
+            }
+            Blame::Nobody => return tracing::error!("an event of the media node failed"),
+            Blame::Room => {
+                tracing::error!("a room failed; it is ended");
+                RoomInput::Shutdown
+            }
+        };
+        self.room.handle_input(now, unix_ms, ending);
     }
 
     /// Carries out what the room wants.

@@ -211,13 +211,15 @@ fn remove_codec(media: &mut Media, codec: &str) {
     });
 }
 
-/// Moves the payload types of a codec, and those that retransmit it, to the front, in the order they had.
+/// Moves the payload types of a codec, and those that retransmit it, to the front, in the order they had;
+/// redundant Opus before plain Opus.
 fn prefer_codec(media: &mut Media, codec: &MimeType) {
     let mut first = payload_types(media, codec.codec());
+    // Redundancy wraps Opus and is used only when it stands before it.
+    let mut red = Vec::new();
     if codec.codec().eq_ignore_ascii_case("opus") {
-        // Redundancy wraps Opus and is used only when it stands before it.
-        let red = payload_types(media, "red");
-        first.splice(0..0, red);
+        red = payload_types(media, "red");
+        first.extend_from_slice(&red);
     }
     let repairs: Vec<String> = media
         .attributes
@@ -230,6 +232,7 @@ fn prefer_codec(media: &mut Media, codec: &MimeType) {
     first.extend(repairs);
     let (mut front, back): (Vec<&str>, Vec<&str>) =
         media.fmt.split(' ').partition(|payload_type| first.iter().any(|first| first == payload_type));
+    front.sort_by_key(|payload_type| !red.iter().any(|red| red == payload_type));
     front.extend(back);
     media.fmt = front.join(" ");
 }

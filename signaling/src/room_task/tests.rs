@@ -25,6 +25,11 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const DEFECT: &str = "a defect";
 
 pub(super) fn fail_if_asked_to(input: &RoomInput) {
+    if let RoomInput::Admin { request, .. } = input
+        && let AdminRequest::UpdateRoomMetadata { metadata } = request.as_ref()
+    {
+        assert_ne!(metadata, DEFECT);
+    }
     if let RoomInput::Signal { request, .. } = input
         && let Some(signal_request::Message::AddTrack(track)) = &request.message
     {
@@ -141,6 +146,17 @@ async fn a_session_whose_handling_fails_is_lost_alone() {
     assert_alive(&mut bob, "cam").await;
     assert_eq!(rig.directory.list_rooms(&[]).await[0].num_participants, 1);
     assert_eq!(room_sid(&rig.join("alice").await), room_sid(&bob));
+}
+
+#[tokio::test]
+async fn a_call_of_the_server_api_that_fails_costs_its_caller_alone() {
+    let rig = Rig::start().await;
+    let mut bob = rig.join("bob").await;
+    let update = |metadata: &str| AdminRequest::UpdateRoomMetadata { metadata: metadata.to_owned() };
+    let lobby = RoomName::new("lobby");
+    assert!(rig.directory.admin(&lobby, update(DEFECT)).await.is_err());
+    assert!(rig.directory.admin(&lobby, update("fine")).await.is_ok());
+    assert_alive(&mut bob, "cam").await;
 }
 
 #[tokio::test]

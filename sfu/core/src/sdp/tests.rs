@@ -81,6 +81,20 @@ fn puts_the_wanted_codec_first_with_its_retransmission() {
 }
 
 #[test]
+fn redundant_opus_is_preferred_where_it_may_be_used() {
+    let audio = "m=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=recvonly\r\n\
+                 a=rtpmap:111 opus/48000/2\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n";
+    for codec in ["audio/opus", "audio/red"] {
+        for (red, formats) in [(true, "63 111"), (false, "111")] {
+            let codec = Some(MimeType::new(codec));
+            let role = SectionRole::Receiving { codec, red, dtx: false, stereo: false };
+            let sdp = edit(&offer(audio), &[LocalSection { mid: "0".into(), role }], None).unwrap();
+            assert!(sdp.contains(&format!("m=audio 9 UDP/TLS/RTP/SAVPF {formats}\r\n")), "{red}: {sdp}");
+        }
+    }
+}
+
+#[test]
 fn opus_is_sent_as_asked() {
     let audio = "m=audio 9 UDP/TLS/RTP/SAVPF 63 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=recvonly\r\n\
                  a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\na=rtpmap:111 opus/48000/2\r\n\

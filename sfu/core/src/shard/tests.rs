@@ -204,6 +204,39 @@ fn a_section_that_stops_or_changes_its_track_ends_the_old_one() {
 }
 
 #[test]
+fn offers_are_numbered_and_answers_need_not_be() {
+    let mut rig = with_publisher();
+    rig.open(BOB, ConnectionRole::Subscriber, false);
+    rig.subscribe(BOB, "TR_video");
+    rig.advance(Duration::from_millis(50));
+    let offers = |rig: &Rig| -> Vec<(u32, String)> {
+        let offer = |event: &NodeEvent| match event {
+            NodeEvent::Offer { offer_id, sdp, .. } => Some((*offer_id, sdp.clone())),
+            _ => None,
+        };
+        rig.events.iter().filter_map(offer).collect()
+    };
+    for (round, answers) in [0, 2, 0].into_iter().enumerate() {
+        let number = u32::try_from(round).unwrap() + 1;
+        let offers = offers(&rig);
+        let (id, sdp) = offers.last().unwrap();
+        assert_eq!((offers.len(), *id), (round + 1, number));
+        let sdp = sdp.replace("a=sendonly", "a=recvonly").replace("a=setup:actpass", "a=setup:active");
+        let sdp = sdp.replace("a=ice-lite\r\n", "");
+        rig.command(NodeAction::RemoteAnswer { connection: BOB, offer_id: answers, sdp });
+        let failed = rig.events.iter().find(|event| matches!(event, NodeEvent::NegotiationFailed { .. }));
+        assert_eq!(failed, None);
+        let (track, cid) = (format!("TR_{round}"), format!("cid{round}"));
+        rig.expect(ALICE, &track, MediaKind::Audio, &cid);
+        rig.subscribe(BOB, &track);
+        let mut sections = vec!["video sendonly msid:stream_camera".to_owned()];
+        sections.extend((0..=round).map(|round| format!("audio sendonly msid:stream_cid{round}")));
+        rig.offer(ALICE, 10 + number, &sections.iter().map(String::as_str).collect::<Vec<_>>());
+        rig.advance(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn a_subscriber_connection_is_offered_channels_and_tracks_one_offer_at_a_time() {
     let mut rig = with_publisher();
     rig.open(BOB, ConnectionRole::Subscriber, false);
