@@ -24,14 +24,15 @@ const ARGS = [
 
 /**
  * A browser context with a profile of its own.
- * Options are Playwright's for a persistent context, and `args`: further switches.
+ * Options are Playwright's for a persistent context, `args`: further switches, and `withoutArgs`: those of
+ * ours to leave out.
  */
-export async function launchChromium({ args = [], ...options } = {}) {
+export async function launchChromium({ args = [], withoutArgs = [], ...options } = {}) {
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'zynk-chromium-'));
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
-    args: [...ARGS, ...args],
+    args: [...ARGS.filter((arg) => !withoutArgs.includes(arg)), ...args],
     viewport: { width: 1280, height: 720 },
     ...options,
   });

@@ -28,6 +28,11 @@ fn chromium_and_firefox_hold_a_call_with_the_web_client() {
 }
 
 #[test]
+fn the_web_client_says_what_went_wrong_on_a_phone() {
+    Rig::start().node("browser/web-client-failures.mjs", &[], LIMIT);
+}
+
+#[test]
 fn chromium_and_firefox_exchange_vp8() {
     Rig::start().node("browser/codecs.mjs", &["vp8", "chromium", "firefox"], LIMIT);
 }
