@@ -25,6 +25,7 @@ mod endpoint;
 mod forwarder;
 mod io;
 mod layers;
+pub mod media;
 mod rewriter;
 mod sdp;
 mod selector;

@@ -1,0 +1,6 @@
+//! The media plane: RTP and RTCP from the datagram to the frame's way out, without str0m.
+//!
+//! ```text
+//!   datagram ─► srtp open ─► rtp parse once ─► receiver (statistics, NACK, TWCC feedback) ─► track
+//!   track ─► forwarder ─► egress: header + payload ─► srtp seal ─► datagram
+//! ```
