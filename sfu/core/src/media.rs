@@ -4,3 +4,7 @@
 //!   datagram ─► srtp open ─► rtp parse once ─► receiver (statistics, NACK, TWCC feedback) ─► track
 //!   track ─► forwarder ─► egress: header + payload ─► srtp seal ─► datagram
 //! ```
+
+pub mod extensions;
+pub mod rtp;
+pub mod srtp;
