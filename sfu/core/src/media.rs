@@ -6,5 +6,9 @@
 //! ```
 
 pub mod extensions;
+pub mod keyframes;
+pub mod nack;
+pub mod receiver;
 pub mod rtp;
 pub mod srtp;
+pub mod timers;
