@@ -5,10 +5,13 @@
 //!   track ─► forwarder ─► egress: header + payload ─► srtp seal ─► datagram
 //! ```
 
-pub mod extensions;
 pub mod keyframes;
 pub mod nack;
 pub mod receiver;
+pub mod timers;
+
+pub mod egress;
+pub mod extensions;
 pub mod rtp;
 pub mod srtp;
-pub mod timers;
+pub mod store;

@@ -14,7 +14,7 @@ pub const SRTCP_INDEX_SHARED: u32 = 1 << 30;
 /// negotiates anew.
 pub const STREAMS_MAX: usize = 65_536;
 
-/// Why a packet was not sealed; except for [`SealError::Bounds`], nothing was written.
+/// Why a packet was not sealed. No index is spent, except by [`SealError::Refused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SealError {
@@ -66,7 +66,7 @@ impl SealStream {
         Self { ssrc: stream.ssrc, used: None }
     }
 
-    /// Takes the index, whatever becomes of the packet.
+    /// Takes the index.
     #[inline]
     fn take(&mut self, index: u64) -> Result<(), SealError> {
         if index > RTP_INDEX_MAX {
@@ -147,6 +147,7 @@ impl Sealer {
         end: usize,
         index: u64,
     ) -> Result<usize, SealError> {
+        self.check_bounds(buffer, header_bytes, end)?;
         stream.take(index)?;
         self.rtp.seal_rtp(buffer, header_bytes, end, stream.ssrc, index)
     }
@@ -165,8 +166,19 @@ impl Sealer {
         payload: &[u8],
         index: u64,
     ) -> Result<usize, SealError> {
+        self.check_bounds(buffer, header_bytes, header_bytes.saturating_add(payload.len()))?;
         stream.take(index)?;
         self.rtp.seal_rtp_from(buffer, header_bytes, payload, stream.ssrc, index)
+    }
+
+    /// Before an index is taken: a packet that does not fit costs none.
+    #[inline]
+    fn check_bounds(&self, buffer: &[u8], header_bytes: usize, end: usize) -> Result<(), SealError> {
+        let room = buffer.len().checked_sub(self.profile.rtp_overhead_bytes());
+        if header_bytes > end || room.is_none_or(|room| end > room) {
+            return Err(SealError::Bounds);
+        }
+        Ok(())
     }
 
     /// Seals the compound packet `buffer[..end]` in place under the session's next SRTCP index. Returns the

@@ -385,6 +385,7 @@ fn bounds_are_checked() {
         assert_eq!(sealer.seal_rtp(&mut stream, &mut buffer, 12, 99, 2), Err(SealError::Bounds));
         assert_eq!(sealer.seal_rtp(&mut stream, &mut buffer, 12, 11, 3), Err(SealError::Bounds));
         assert_eq!(sealer.seal_rtp_from(&mut stream, &mut buffer, 12, &[0; 28], 4), Err(SealError::Bounds));
+        assert!((1..5).all(|index| stream.is_free(index)), "no index is spent");
         assert_eq!(sealer.seal_rtcp(&mut buffer, 7), Err(SealError::Bounds));
         assert_eq!(sealer.seal_rtcp(&mut buffer, 39), Err(SealError::Bounds));
         assert_eq!(sealer.seal_rtcp(&mut buffer, 99), Err(SealError::Bounds));
