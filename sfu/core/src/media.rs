@@ -5,13 +5,14 @@
 //!   track ─► forwarder ─► egress: header + payload ─► srtp seal ─► datagram
 //! ```
 
-pub mod keyframes;
-pub mod nack;
-pub mod receiver;
-pub mod timers;
 
 pub mod egress;
 pub mod extensions;
+pub mod keyframes;
+pub mod nack;
+pub mod receiver;
 pub mod rtp;
 pub mod srtp;
 pub mod store;
+pub mod timers;
+pub mod twcc;
