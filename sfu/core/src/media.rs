@@ -6,10 +6,12 @@
 //! ```
 
 
+pub mod bitrate;
 pub mod egress;
 pub mod extensions;
 pub mod keyframes;
 pub mod nack;
+pub mod pacer;
 pub mod receiver;
 pub mod rtp;
 pub mod srtp;

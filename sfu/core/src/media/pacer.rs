@@ -1,0 +1,296 @@
+//! When the packets of one receiver go out.
+//!
+//! A keyframe, a burst of retransmissions or several streams at once would leave in one piece and fill the
+//! queue of the receiver's bottleneck. The pacer spreads such a burst over at most 5 ms, in portions of 1 ms:
+//! what belongs to one portion leaves together, so that it can go to the kernel as one GSO send.
+//!
+//! ```text
+//!   audio ───────────┐                          portion every 1 ms: as much as the rate allows,
+//!   retransmissions ─┼─► queues by priority ──► more when something would wait longer than 5 ms
+//!   video ───────────┤
+//!   probes, padding ─┘   only where nothing else waits
+//! ```
+//! A portion is at least an equal share of what waits among the portions left, so that the rate decides how
+//! early a packet goes and never how late. Arithmetic is in whole nanoseconds of sending time and whole bytes.
+
+mod probes;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+pub use probes::{PROBES_MAX, ProbeCluster};
+
+use super::{bitrate::Bitrate, twcc::ProbeClusterId};
+use probes::Prober;
+
+/// How long a packet waits at most: the remainder of a burst is sent, whatever the rate.
+pub const SPREAD_MAX: Duration = Duration::from_millis(5);
+/// Portions are this far apart.
+pub const PORTION_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes that may wait. When it is full, padding and probes are not asked for, retransmissions and video are
+/// refused (the receiver will ask for them again), and audio replaces the oldest audio.
+pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
+/// Packets that may wait; treated as [`QUEUE_BYTES_MAX`].
+pub const QUEUE_PACKETS_MAX: usize = 1024;
+/// The largest padding packet without a payload: 255 bytes of RTP padding.
+const PADDING_BYTES: u16 = 255;
+/// Padding that nobody could send is asked for again after this.
+const PADDING_RETRY: Duration = Duration::from_millis(100);
+/// Classes that wait for portions, the first goes first.
+const PACED: [PacketClass; 2] = [PacketClass::Retransmission, PacketClass::Video];
+
+/// What kind of packet waits; the first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PacketClass {
+    /// Audio never waits for a portion.
+    Audio,
+    /// Answers to NACKs.
+    Retransmission,
+    /// Everything else.
+    Video,
+}
+
+const CLASSES: usize = 3;
+
+/// What to send now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release<T> {
+    /// A packet that waited.
+    Packet {
+        /// As pushed.
+        item: T,
+        /// As pushed.
+        class: PacketClass,
+        /// The probe it is part of, to be noted with its transport number.
+        probe: Option<ProbeClusterId>,
+    },
+    /// So many bytes of padding, best as a retransmission of something recent: RTX padding that is of use if
+    /// the original was lost. Tell what was made of it with [`Pacer::on_padding`].
+    Padding {
+        /// Bytes wanted; more is fine.
+        bytes: u16,
+        /// The probe it is part of.
+        probe: Option<ProbeClusterId>,
+    },
+}
+
+/// Why a packet was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// [`QUEUE_BYTES_MAX`] or [`QUEUE_PACKETS_MAX`] is reached: the receiver's path is overloaded, or the
+    /// pacer is not polled.
+    #[error("the pacer's queue is full")]
+    Full,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queued<T> {
+    item: T,
+    bytes: u16,
+    at: Instant,
+}
+
+/// The packets of one receiver that wait, as tokens of the owner's choice.
+///
+/// Memory: 400 bytes, and what the longest queue so far took; it does not allocate once that is reached.
+#[derive(Debug)]
+pub struct Pacer<T> {
+    queues: [VecDeque<Queued<T>>; CLASSES],
+    queued_bytes: usize,
+    rate: Bitrate,
+    padding_rate: Bitrate,
+    /// What has been sent is through by then, at the rate set: the debt as a point in time.
+    busy_until: Option<Instant>,
+    padded_until: Option<Instant>,
+    /// The running or latest portion's time.
+    portion_at: Option<Instant>,
+    /// Packets that are still to go in the running portion, whatever the rate.
+    portion_share: usize,
+    /// Padding has been asked for and not been answered.
+    asked: bool,
+    prober: Prober,
+    refused: u64,
+}
+
+impl<T: Copy> Pacer<T> {
+    /// A pacer that sends at `rate` (at least 1 kbit/s) where it can.
+    #[must_use]
+    pub fn new(rate: Bitrate) -> Self {
+        Self {
+            queues: Default::default(),
+            queued_bytes: 0,
+            rate: rate.max(Bitrate::kbps(1)),
+            padding_rate: Bitrate::ZERO,
+            busy_until: None,
+            padded_until: None,
+            portion_at: None,
+            portion_share: 0,
+            asked: false,
+            prober: Prober::default(),
+            refused: 0,
+        }
+    }
+
+    /// Sets the rate of sending (at least 1 kbit/s) and that of padding up to which idle time is filled;
+    /// zero for none.
+    pub fn set_rates(&mut self, rate: Bitrate, padding_rate: Bitrate) {
+        self.rate = rate.max(Bitrate::kbps(1));
+        self.padding_rate = padding_rate;
+        if padding_rate == Bitrate::ZERO {
+            self.padded_until = None;
+        }
+    }
+
+    /// Queues a probe: packets, and padding where there are none, go out at its rate. At most
+    /// [`PROBES_MAX`] wait; a further one replaces the oldest that has not begun.
+    pub fn probe(&mut self, now: Instant, cluster: ProbeCluster) {
+        self.prober.push(now, cluster);
+    }
+
+    /// Queues a packet of `bytes` (as it counts for the estimate).
+    ///
+    /// # Errors
+    /// [`PushError::Full`]: it is not taken, or, if it is audio, has taken the oldest audio's place.
+    pub fn push(&mut self, now: Instant, class: PacketClass, bytes: u16, item: T) -> Result<(), PushError> {
+        let full = self.queued_bytes + usize::from(bytes) > QUEUE_BYTES_MAX
+            || self.queues.iter().map(VecDeque::len).sum::<usize>() >= QUEUE_PACKETS_MAX;
+        let Some(queue) = self.queues.get_mut(class as usize) else { return Err(PushError::Full) };
+        if full {
+            self.refused += 1;
+            let oldest = if class == PacketClass::Audio { queue.pop_front() } else { None };
+            let Some(oldest) = oldest else { return Err(PushError::Full) };
+            self.queued_bytes -= usize::from(oldest.bytes);
+        }
+        self.queued_bytes += usize::from(bytes);
+        queue.push_back(Queued { item, bytes, at: now });
+        if full { Err(PushError::Full) } else { Ok(()) }
+    }
+
+    /// The next thing to send. Call until `None`; what comes out of one such round belongs into one send.
+    pub fn poll(&mut self, now: Instant) -> Option<Release<T>> {
+        if let Some(packet) = self.pop(now, PacketClass::Audio, None) {
+            return Some(packet);
+        }
+        if let Some(probe) = self.prober.due(now) {
+            if let Some(packet) = PACED.into_iter().find_map(|class| self.pop(now, class, Some(probe))) {
+                return Some(packet);
+            }
+            let bytes = self.prober.packet_bytes().max(PADDING_BYTES);
+            return self.ask(bytes, Some(probe));
+        }
+        if self.prober.running().is_some() {
+            // The spacing of a probe is its content: the queue goes out with it, unless it waits too long.
+            let class = self.oldest().filter(|(_, at)| *at + SPREAD_MAX <= now).map(|(class, _)| class)?;
+            return self.pop(now, class, None);
+        }
+        if self.portion_at != Some(now) && !self.open_portion(now) {
+            return None;
+        }
+        if self.portion_share > 0 || self.busy_until.is_none_or(|until| until < now + PORTION_INTERVAL) {
+            let packet = PACED.into_iter().find_map(|class| self.pop(now, class, None));
+            if packet.is_some() {
+                self.portion_share = self.portion_share.saturating_sub(1);
+                return packet;
+            }
+        }
+        let pads = self.padding_rate > Bitrate::ZERO && self.padded_until.is_none_or(|until| until <= now);
+        if pads { self.ask(PADDING_BYTES, None) } else { None }
+    }
+
+    fn open_portion(&mut self, now: Instant) -> bool {
+        let rested = self.portion_at.is_none_or(|at| now.saturating_duration_since(at) >= PORTION_INTERVAL);
+        let oldest = self.oldest();
+        let pads = self.padding_rate > Bitrate::ZERO;
+        if !rested || oldest.is_none() && !pads {
+            return false;
+        }
+        let waited = oldest.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(at));
+        let left = SPREAD_MAX.saturating_sub(waited).as_nanos() / PORTION_INTERVAL.as_nanos();
+        let waiting = PACED.iter().filter_map(|class| self.queues.get(*class as usize)).map(VecDeque::len);
+        self.portion_share = waiting.sum::<usize>().div_ceil((left as usize).max(1));
+        self.portion_at = Some(now);
+        true
+    }
+
+    /// The packet that has waited longest for a portion.
+    fn oldest(&self) -> Option<(PacketClass, Instant)> {
+        let front =
+            |class: PacketClass| self.queues.get(class as usize)?.front().map(|packet| (class, packet.at));
+        PACED.into_iter().filter_map(front).min_by_key(|(_, at)| *at)
+    }
+
+    fn ask(&mut self, bytes: u16, probe: Option<ProbeClusterId>) -> Option<Release<T>> {
+        (!std::mem::replace(&mut self.asked, true)).then_some(Release::Padding { bytes, probe })
+    }
+
+    fn pop(&mut self, now: Instant, class: PacketClass, probe: Option<ProbeClusterId>) -> Option<Release<T>> {
+        let packet = self.queues.get_mut(class as usize)?.pop_front()?;
+        self.queued_bytes -= usize::from(packet.bytes);
+        self.charge(now, packet.bytes, probe);
+        Some(Release::Packet { item: packet.item, class, probe })
+    }
+
+    fn charge(&mut self, now: Instant, bytes: u16, probe: Option<ProbeClusterId>) {
+        let from = self.busy_until.map_or(now, |until| until.max(now));
+        // More debt would delay what comes after a burst that is already out.
+        self.busy_until = Some((from + self.rate.time_of(bytes)).min(now + SPREAD_MAX));
+        if self.padding_rate > Bitrate::ZERO {
+            // A portion's worth of lateness is made up for: that is how often it is asked for.
+            let earliest = now.checked_sub(PORTION_INTERVAL).unwrap_or(now);
+            let from = self.padded_until.map_or(now, |until| until.max(earliest));
+            self.padded_until = Some((from + self.padding_rate.time_of(bytes)).min(now + PADDING_RETRY));
+        }
+        if probe.is_some() {
+            self.prober.on_sent(bytes);
+        }
+    }
+
+    /// Notes what was sent in answer to [`Release::Padding`], in bytes as they count for the estimate; must
+    /// be called before the next is asked for. 0 if nothing could be sent (no stream to pad): a probe is then
+    /// abandoned, padding is tried again later.
+    pub fn on_padding(&mut self, now: Instant, bytes: u16, probe: Option<ProbeClusterId>) {
+        self.asked = false;
+        if bytes > 0 {
+            self.charge(now, bytes, probe);
+        } else if probe.is_some() {
+            self.prober.abandon();
+        } else {
+            self.padded_until = Some(now + PADDING_RETRY);
+        }
+    }
+
+    /// When to poll next, if anything waits or is to be filled.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let audio = self.queues.first().and_then(|queue| queue.front()).map(|packet| packet.at);
+        let oldest = self.oldest().map(|(_, at)| at);
+        let portion = self.portion_at.map(|at| at + PORTION_INTERVAL);
+        let paced = if self.prober.running().is_some() {
+            oldest.map(|at| at + SPREAD_MAX)
+        } else if oldest.is_none() && self.padding_rate > Bitrate::ZERO && !self.asked {
+            // Nothing is filled up before the first packet.
+            portion.map(|portion| self.padded_until.map_or(portion, |until| until.max(portion)))
+        } else {
+            oldest.map(|at| portion.map_or(at, |portion| portion.max(at)))
+        };
+        let probe = self.prober.next_at().filter(|_| !self.asked);
+        [audio, paced, probe].into_iter().flatten().min()
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Packets refused or dropped because the queue was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
