@@ -13,6 +13,7 @@ pub mod keyframes;
 pub mod nack;
 pub mod pacer;
 pub mod receiver;
+pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
 pub mod store;

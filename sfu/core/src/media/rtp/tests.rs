@@ -77,4 +77,23 @@ proptest! {
             }
         }
     }
+
+    /// `rtp-types` as an oracle, where both look: it has no opinion on empty payloads that are padded.
+    #[test]
+    fn as_another_parser_would(mut packet in prop::collection::vec(any::<u8>(), 12..120)) {
+        packet[0] = packet[0] & 0x37 | 0x80;
+        let ours = RtpHeader::parse(&packet).and_then(|header| Ok((header, header.payload(&packet)?)));
+        match (ours, rtp_types::RtpPacket::parse(&packet)) {
+            (Ok((header, payload)), Ok(theirs)) => {
+                prop_assert_eq!(header.payload_type, theirs.payload_type());
+                prop_assert_eq!(header.marker, theirs.marker_bit());
+                prop_assert_eq!(header.sequence, theirs.sequence_number());
+                prop_assert_eq!(header.timestamp, theirs.timestamp());
+                prop_assert_eq!(header.ssrc, theirs.ssrc());
+                prop_assert_eq!(&packet[payload], theirs.payload());
+                prop_assert_eq!(header.csrcs(&packet).collect::<Vec<_>>(), theirs.csrc().collect::<Vec<_>>());
+            }
+            (ours, theirs) => prop_assert_eq!(ours.is_err(), theirs.is_err(), "{:?} {:?}", ours, theirs),
+        }
+    }
 }

@@ -161,6 +161,20 @@ fn rfc_3711_appendix_b_3_key_derivation() {
     assert_eq!(derived(1, 20), "cebe321f6ff7716b6fd4ab49af256a156d38baa4");
 }
 
+#[test]
+fn rfc_6188_section_7_key_derivation_with_256_bits() {
+    let key = hex("f0f04914b513f2763a1b1fa130f10e2998f6f6e43e4309d1e622a0e332b9f1b6");
+    let salt = hex("3b04803de51ee7c96423ab5b78d2");
+    let derived = |label, bytes: usize| {
+        let mut out = vec![0; bytes];
+        derive(Profile::AeadAes256Gcm, &key, &salt, label, &mut out).unwrap();
+        to_hex(&out)
+    };
+    assert_eq!(derived(0, 32), "5ba1064e30ec51613cad926c5a28ef731ec7fb397f70a960653caf06554cd8c4");
+    assert_eq!(derived(2, 14), "fa31791685ca444a9e07c6c64e93");
+    assert_eq!(derived(1, 20), "fd9c32d39ed5fbb5a9dc96b30818454d1313dc05");
+}
+
 /// Reference packets of libsrtp's test driver: from master key to protected packet.
 #[test]
 fn reference_packets_of_libsrtp() {
