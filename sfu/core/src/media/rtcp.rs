@@ -54,8 +54,7 @@ pub enum RtcpError {
         /// Octets behind the first four.
         bytes: usize,
     },
-    /// The padding's length is zero, not a multiple of 4, or more than the packet's; or a packet before the last
-    /// one is padded.
+    /// The padding's length is zero or more than the packet's.
     #[error("padding")]
     Padding,
     /// More than [`PACKETS_MAX`] packets.

@@ -111,9 +111,10 @@ impl<'a> Packets<'a> {
         let (packet, rest) = self.rest.split_at_checked(expected).ok_or(truncated)?;
         let mut body = packet.get(4..).unwrap_or_default();
         if b0 & 0x20 != 0 {
-            // RFC 3550, section 6.4.1: only the last packet of a compound may be padded.
+            // RFC 3550, section 6.4.1, pads the last packet of a compound alone, and by whole words. Transport-wide
+            // feedback of libwebrtc and str0m stands anywhere and pads its own odd length, by 1 to 3 octets.
             let padding = usize::from(body.last().copied().unwrap_or_default());
-            if padding == 0 || padding % 4 != 0 || padding > body.len() || !rest.is_empty() {
+            if padding == 0 || padding > body.len() {
                 return Err(RtcpError::Padding);
             }
             body = body.get(..body.len() - padding).unwrap_or_default();

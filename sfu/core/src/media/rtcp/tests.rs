@@ -204,13 +204,26 @@ fn lengths_and_counts_are_checked() {
 #[test]
 fn t33_padding_is_checked() {
     let error = |datagram: &[u8]| Packets::new(datagram).last().unwrap().err();
-    for padding in [0, 2, 12, 255] {
+    for padding in [0, 9, 12, 255] {
         assert_eq!(error(&[0xa0, 201, 0, 2, 0, 0, 0, 1, 0, 0, 0, padding]), Some(RtcpError::Padding));
     }
     assert_eq!(error(&[0xa0, 201, 0, 0]), Some(RtcpError::Padding));
     assert_eq!(error(&[0xa0, 201, 0, 2, 0, 0, 0, 1, 0, 0, 0, 4]), None);
-    let not_last = [0xa0, 201, 0, 2, 0, 0, 0, 1, 0, 0, 0, 4, 0x80, 201, 0, 1, 0, 0, 0, 1];
-    assert_eq!(error(&not_last), Some(RtcpError::Padding));
+    assert_eq!(
+        error(&[0xa0, 201, 0, 2, 0, 0, 0, 1, 0, 0, 0, 8]),
+        Some(RtcpError::Length { packet_type: 201, count: 0, bytes: 0 }),
+        "nothing is left"
+    );
+}
+
+#[test]
+fn feedback_pads_its_odd_length_anywhere() {
+    let mut datagram = vec![0xaf, 205, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, 9, 9, 0, 2];
+    datagram.extend(write(|writer| writer.picture_loss(1, 2)));
+    let read: Vec<_> = Packets::new(&datagram).collect();
+    let [Ok(Packet::TransportFeedback { fci: [9, 9], .. }), Ok(Packet::PictureLoss { .. })] = read[..] else {
+        panic!("{read:?}")
+    };
 }
 
 #[test]
