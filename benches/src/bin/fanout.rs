@@ -186,6 +186,7 @@ impl Receiver {
                 let config = EgressConfig {
                     mid: "v0",
                     extensions: &extensions,
+                    mixed_forms: true,
                     payload_types: payload_types.clone(),
                     ssrc: 10_000 + 2 * at,
                     rtx: Some((10_001 + 2 * at, 100)),

@@ -262,7 +262,7 @@ impl Session {
         }
     }
 
-    fn to_client(&mut self, packet: &[u8]) {
+    fn send(&mut self, packet: &[u8]) {
         deliver(&mut self.client, self.now, SERVER.into(), CLIENT.into(), packet);
         self.poll_client_events();
     }
@@ -310,6 +310,7 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
     let config = EgressConfig {
         mid: "down",
         extensions: &extensions,
+        mixed_forms: true,
         payload_types,
         ssrc: DOWN,
         rtx: Some((DOWN + 1, 100)),
@@ -341,7 +342,7 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
             .unwrap();
         transport_sequence += 1;
         if !(50..52).contains(&number) {
-            session.to_client(&buffer[..bytes]);
+            session.send(&buffer[..bytes]);
         }
         // Up: str0m's to ours, across a rollover as well.
         let mut api = session.client.direct_api();
@@ -358,7 +359,7 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
             writer.picture_loss(1, UP).unwrap();
             let end = writer.bytes();
             let bytes = sealer.seal_rtcp(&mut feedback, end).unwrap();
-            session.to_client(&feedback[..bytes]);
+            session.send(&feedback[..bytes]);
         }
         for mut packet in std::mem::take(&mut session.from_client) {
             sent += 1;
@@ -388,7 +389,7 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
                             transport_sequence += 1;
                             let bytes = stream.write_rtx(&sealer, &mut buffer, &packet, &out).unwrap();
                             resent.push(number);
-                            session.to_client(&buffer[..bytes]);
+                            session.send(&buffer[..bytes]);
                         }
                     }
                     _ => {}

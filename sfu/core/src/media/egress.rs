@@ -169,6 +169,9 @@ pub struct EgressConfig<'a> {
     pub mid: &'a str,
     /// The receiver's header extensions.
     pub extensions: &'a ExtensionMap,
+    /// Whether one- and two-byte forms may alternate (`a=extmap-allow-mixed`, RFC 8285, section 6). Without it a
+    /// dependency descriptor that needs the two-byte form is left out.
+    pub mixed_forms: bool,
     /// The receiver's payload types.
     pub payload_types: PayloadTypes,
     /// The stream's SSRC.
@@ -223,8 +226,10 @@ impl EgressStream {
     /// [`SealError::SsrcTaken`], [`SealError::TooManyStreams`]; [`EgressError::Bounds`] if `mid` is longer than
     /// [`super::extensions::STREAM_ID_BYTES_MAX`].
     pub fn new(sealer: &mut Sealer, config: EgressConfig<'_>) -> Result<Self, EgressError> {
-        let header =
-            |ssrc| HeaderTemplate::new(ssrc, config.mid, config.extensions).ok_or(EgressError::Bounds);
+        let header = |ssrc| {
+            HeaderTemplate::new(ssrc, config.mid, config.extensions, config.mixed_forms)
+                .ok_or(EgressError::Bounds)
+        };
         let main_header = header(config.ssrc)?;
         let rtx = match config.rtx {
             None => None,

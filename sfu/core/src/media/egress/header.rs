@@ -45,6 +45,7 @@ pub struct HeaderTemplate {
     end: u8,
     ssrc: u32,
     one_byte: bool,
+    mixed_forms: bool,
     transport_at: Option<u8>,
     send_time_at: Option<u8>,
     transport_id: Option<u8>,
@@ -57,7 +58,7 @@ pub struct HeaderTemplate {
 
 impl HeaderTemplate {
     /// A template for an SSRC; `None` if the mid is too long.
-    pub(super) fn new(ssrc: u32, mid: &str, map: &ExtensionMap) -> Option<Self> {
+    pub(super) fn new(ssrc: u32, mid: &str, map: &ExtensionMap, mixed_forms: bool) -> Option<Self> {
         let mut template = Self {
             octets: [0; TEMPLATE_BYTES_MAX],
             end: 0,
@@ -67,6 +68,7 @@ impl HeaderTemplate {
                 .filter_map(|kind| map.id(*kind))
                 .all(|id| id <= ONE_BYTE_ID_MAX)
                 && mid.len() <= ONE_BYTE_VALUE_BYTES_MAX,
+            mixed_forms,
             transport_at: None,
             send_time_at: None,
             transport_id: map.id(ExtensionKind::TransportSequence),
@@ -117,11 +119,14 @@ impl HeaderTemplate {
         out: &Outgoing<'_>,
         packet: Option<&StoredPacket<'_>>,
     ) -> Result<usize, EgressError> {
-        let descriptor = match packet {
+        let mut descriptor = match packet {
             Some(packet) if self.ids.descriptor.is_some() => out.descriptor.unwrap_or(packet.descriptor),
             _ => &[],
         };
-        if !self.one_byte || descriptor.len() > ONE_BYTE_VALUE_BYTES_MAX {
+        let too_long = descriptor.len() > ONE_BYTE_VALUE_BYTES_MAX;
+        if self.one_byte && too_long && !self.mixed_forms {
+            descriptor = &[];
+        } else if !self.one_byte || too_long {
             return self.write_elements(buffer, values, out, packet, descriptor);
         }
         self.write_one_byte(buffer, values, out, packet, descriptor).ok_or(EgressError::Bounds)

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::media::extensions::{
-    AudioLevel, CaptureTime, ExtensionKind, Extensions, PlayoutDelay, VideoOrientation,
+    AudioLevel, CaptureTime, ExtensionForm, ExtensionKind, Extensions, PlayoutDelay, VideoOrientation,
 };
 use crate::media::srtp::{DtlsRole, KeyingMaterial, OpenedRtp, Opener, Profile};
 use crate::media::store::{FrameInfo, PacketInfo, PacketStore, StoreConfig};
@@ -28,6 +28,10 @@ fn map(ids: impl IntoIterator<Item = (u8, ExtensionKind)>) -> ExtensionMap {
 }
 
 fn bench_with(map: ExtensionMap, profile: Profile, rtx_config: RtxConfig) -> Bench {
+    bench_of(map, true, profile, rtx_config)
+}
+
+fn bench_of(map: ExtensionMap, mixed_forms: bool, profile: Profile, rtx_config: RtxConfig) -> Bench {
     let octets: Vec<u8> = (0..profile.keying_material_bytes()).map(|n| n as u8).collect();
     let material = KeyingMaterial::new(profile, &octets).unwrap();
     let (_, mut sealer) = material.session(DtlsRole::Server, 0).unwrap();
@@ -37,6 +41,7 @@ fn bench_with(map: ExtensionMap, profile: Profile, rtx_config: RtxConfig) -> Ben
     let config = EgressConfig {
         mid: "v1",
         extensions: &map,
+        mixed_forms,
         payload_types,
         ssrc: 1000,
         rtx: Some((2000, 500)),
@@ -157,6 +162,21 @@ fn extensions_of_the_packet_follow_those_of_the_session() {
         let opened = bench.open(&mut packet);
         let values = Extensions::read(&bench.map, opened.header.extensions(&packet));
         assert_eq!(values.dependency_descriptor, Some(&[9u8; 4][..]));
+    }
+}
+
+#[test]
+fn forms_do_not_alternate_where_that_was_not_negotiated() {
+    let map = map((1..).zip(ExtensionKind::ALL));
+    let mut bench = bench_of(map, false, Profile::AeadAes128Gcm, RtxConfig::default());
+    for (sequence, descriptor, expected) in [(1, &[1u8; 16][..], Some(&[1u8; 16][..])), (2, &[1; 17], None)] {
+        let mut packet = bench.forward(info(), descriptor, b"payload", &out(sequence));
+        let opened = bench.open(&mut packet);
+        assert_eq!(&packet[opened.payload.clone()], b"payload");
+        let block = opened.header.extensions(&packet);
+        assert_eq!(block.form(), ExtensionForm::OneByte);
+        let values = Extensions::read(&bench.map, block);
+        assert_eq!(values, Extensions { dependency_descriptor: expected, ..session_values() });
     }
 }
 
