@@ -5,9 +5,9 @@
 //!   track ─► forwarder ─► egress: header + payload ─► srtp seal ─► datagram
 //! ```
 
-
 pub mod bitrate;
 pub mod egress;
+pub mod estimator;
 pub mod extensions;
 pub mod keyframes;
 pub mod nack;

@@ -88,7 +88,7 @@ impl Missing {
 
 /// The missing packets of one source, on extended sequence numbers.
 ///
-/// An idle one takes 176 bytes; each missing packet 48, at most [`MISSING_MAX`].
+/// An idle one takes 136 bytes; each missing packet 48, at most [`MISSING_MAX`].
 #[derive(Debug, Default)]
 pub struct NackGenerator {
     /// Ascending.

@@ -68,7 +68,7 @@ pub struct ReportBlock {
     pub delay_since_last_sr: u32,
 }
 
-/// Receive statistics of one source. 136 bytes, no allocation.
+/// Receive statistics of one source. 112 bytes, no allocation.
 #[derive(Clone, Debug)]
 pub struct ReceiveStats {
     clock_rate_hz: u32,

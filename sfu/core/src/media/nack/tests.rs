@@ -154,7 +154,7 @@ fn a_retransmission_is_split() {
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<NackGenerator>() <= 176, "{}", size_of::<NackGenerator>());
+    assert!(size_of::<NackGenerator>() <= 136, "{}", size_of::<NackGenerator>());
     assert!(size_of::<Missing>() <= 48);
 }
 

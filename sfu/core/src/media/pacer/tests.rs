@@ -197,7 +197,7 @@ fn padding_fills_what_media_leaves() {
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<Pacer<u64>>() <= 520, "{}", size_of::<Pacer<u64>>());
+    assert!(size_of::<Pacer<u64>>() <= 416, "{}", size_of::<Pacer<u64>>());
 }
 
 proptest! {

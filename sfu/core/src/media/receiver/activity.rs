@@ -53,7 +53,7 @@ struct Layer {
     missed: [u8; LAYERS_MAX],
 }
 
-/// The encodings of one track, by the arrival of their frames. 128 bytes, no allocation.
+/// The encodings of one track, by the arrival of their frames. 96 bytes, no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct LayerActivity {
     layers: [Layer; LAYERS_MAX],
@@ -229,6 +229,6 @@ mod tests {
         assert!(!activity.on_frame(start(), LAYERS_MAX));
         assert!(!activity.is_active(LAYERS_MAX));
         assert_eq!(activity.next_timeout(), None);
-        assert!(size_of::<LayerActivity>() <= 128);
+        assert!(size_of::<LayerActivity>() <= 96);
     }
 }

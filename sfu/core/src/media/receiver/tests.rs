@@ -125,7 +125,7 @@ fn round_trip_times_and_lies_about_them() {
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<ReceiveStats>() <= 136, "{}", size_of::<ReceiveStats>());
+    assert!(size_of::<ReceiveStats>() <= 112, "{}", size_of::<ReceiveStats>());
     assert_eq!(size_of::<RoundTripTime>(), 8);
 }
 

@@ -18,7 +18,7 @@ const FULL_PACKETS: u32 = 128;
 /// Room for one feedback packet inside a datagram that also carries other reports.
 const LEN_MAX: usize = 1000;
 
-/// Arrivals of one transport's packets. 8 KiB from the first packet on, 136 bytes before.
+/// Arrivals of one transport's packets. 8 KiB from the first packet on, 112 bytes before.
 #[derive(Debug)]
 pub struct ArrivalRecorder {
     unwrapper: Unwrapper,

@@ -288,8 +288,8 @@ fn the_reference_time_wraps() {
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<ArrivalRecorder>() <= 136, "{}", size_of::<ArrivalRecorder>());
-    assert!(size_of::<SendHistory>() <= 96, "{}", size_of::<SendHistory>());
+    assert!(size_of::<ArrivalRecorder>() <= 112, "{}", size_of::<ArrivalRecorder>());
+    assert!(size_of::<SendHistory>() <= 88, "{}", size_of::<SendHistory>());
 }
 
 proptest! {

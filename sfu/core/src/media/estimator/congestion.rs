@@ -1,0 +1,287 @@
+//! The algorithm's gate: our units into `goog_cc`'s and back, nothing out of range in either direction.
+//!
+//! What has to be kept away from the crate (version 0.1.4, read line by line for it):
+//! - a feedback without any received packet ends in `unwrap` on an empty iterator: such reports wait for the
+//!   next feedback that has one;
+//! - rates and times multiply in `i64` without checks: rates are at most 1 Gbit/s, times lie within ten
+//!   seconds of now, so products stay below 2^60;
+//! - times are asserted not to be negative, sizes of probe packets to be above 0, a round trip not to be 0;
+//! - the robust throughput estimator walks its whole window (up to 500 packets) for every packet: the
+//!   Bayesian one is used, as libwebrtc did until 2023;
+//! - the detector of application-limited regions reads the clock for the time a region began at. That time is
+//!   only compared with ours, counted from the same moment, and shifts periodic probing at most.
+
+use std::time::{Duration, Instant};
+
+use goog_cc::{
+    GoogCcConfig, GoogCcNetworkController,
+    experiments::{CongestionWindowConfig, FieldTrials},
+    network_control::{NetworkControllerConfig, NetworkControllerInterface},
+    transport::{
+        NetworkAvailability, NetworkControlUpdate, PacedPacketInfo, PacketResult, ProcessInterval,
+        RemoteBitrateReport, RoundTripTimeUpdate, SentPacket, StreamsConfig, TargetRateConstraints,
+        TransportLossReport, TransportPacketsFeedback,
+    },
+    units::{DataRate, DataSize, TimeDelta, Timestamp},
+};
+
+use super::{EstimatorConfig, probe_id};
+use crate::media::{
+    bitrate::Bitrate,
+    pacer::ProbeCluster,
+    twcc::{PacketReport, ProbeClusterId},
+};
+
+/// A peer's arrival times may be so far from ours before its clock is taken to have been set anew.
+const CLOCK_STEP_MAX_US: i64 = 10_000_000;
+/// Losses kept until a feedback with an arrival comes. Further ones are left out.
+const LOSSES_MAX: usize = 256;
+/// Probes whose sizes are remembered to interpret feedback. Packets of older ones count as media.
+const PROBES_KNOWN_MAX: usize = 8;
+const RTT_MIN: Duration = Duration::from_millis(1);
+const RTT_MAX: Duration = Duration::from_secs(10);
+
+/// What the algorithm wants.
+#[derive(Debug, Default)]
+pub(super) struct Update {
+    pub(super) target: Option<Bitrate>,
+    /// Pacing and padding rate.
+    pub(super) pacing: Option<(Bitrate, Bitrate)>,
+    pub(super) probes: Vec<ProbeCluster>,
+}
+
+pub(super) struct Congestion {
+    controller: GoogCcNetworkController,
+    epoch: Instant,
+    twcc: bool,
+    /// Ours minus the peer's time.
+    clock_offset_us: Option<i64>,
+    losses: Vec<PacketReport>,
+    probes: [Option<ProbeCluster>; PROBES_KNOWN_MAX],
+}
+
+impl std::fmt::Debug for Congestion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Congestion").finish_non_exhaustive()
+    }
+}
+
+impl Congestion {
+    /// Begins the algorithm at `start`; rates have been brought into range.
+    pub(super) fn begin(
+        now: Instant,
+        config: EstimatorConfig,
+        start: Bitrate,
+        desired: Bitrate,
+    ) -> (Self, Update) {
+        let mut trials = FieldTrials {
+            // No congestion window: what is forwarded is not ours to hold back.
+            congestion_window: CongestionWindowConfig { queue_size_ms: 0, ..Default::default() },
+            ..Default::default()
+        };
+        trials.robust_throughput_estimator_settings.enabled = false;
+        let controller = GoogCcNetworkController::new(
+            NetworkControllerConfig {
+                field_trials: trials,
+                constraints: TargetRateConstraints {
+                    at_time: Timestamp::zero(),
+                    min_data_rate: Some(data_rate(config.target_min)),
+                    max_data_rate: Some(data_rate(config.target_max)),
+                    starting_rate: Some(data_rate(start.clamp(config.target_min, config.target_max))),
+                },
+                stream_based_config: StreamsConfig {
+                    at_time: Timestamp::zero(),
+                    // Forwarded media is application-limited most of the time.
+                    requests_alr_probing: Some(true),
+                    max_total_allocated_bitrate: (desired > Bitrate::ZERO).then(|| data_rate(desired)),
+                    ..Default::default()
+                },
+            },
+            GoogCcConfig { feedback_only: config.twcc },
+        );
+        let mut this = Self {
+            controller,
+            epoch: now,
+            twcc: config.twcc,
+            clock_offset_us: None,
+            losses: Vec::new(),
+            probes: [None; 8],
+        };
+        let at_time = Timestamp::zero();
+        let mut update = this.convert(NetworkControlUpdate::default());
+        let available = NetworkAvailability { at_time, network_available: true };
+        for network_update in [
+            this.controller.on_network_availability(available),
+            this.controller.on_process_interval(ProcessInterval { at_time, pacer_queue: None }),
+        ] {
+            let next = this.convert(network_update);
+            update.target = next.target.or(update.target);
+            update.pacing = next.pacing.or(update.pacing);
+            // Probes need a receiver that reports on them.
+            update.probes.extend(next.probes.into_iter().filter(|_| config.twcc));
+        }
+        (this, update)
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant, seq: u64, size: u16) -> Update {
+        if !self.twcc {
+            // Packets nobody reports on would make the algorithm back off from a path gone silent.
+            return Update::default();
+        }
+        let packet = SentPacket {
+            send_time: self.timestamp(now),
+            size: DataSize::from_bytes(i64::from(size.max(1))),
+            sequence_number: seq.min(i64::MAX as u64) as i64,
+            ..Default::default()
+        };
+        let update = self.controller.on_sent_packet(packet);
+        self.convert(update)
+    }
+
+    pub(super) fn on_feedback(
+        &mut self,
+        now: Instant,
+        reports: &[PacketReport],
+        in_flight_bytes: u64,
+    ) -> Update {
+        let feedback_time = self.timestamp(now);
+        if reports.iter().all(|report| report.received_us.is_none()) {
+            let room = LOSSES_MAX - self.losses.len().min(LOSSES_MAX);
+            self.losses.extend(reports.iter().take(room));
+            return Update::default();
+        }
+        let losses = std::mem::take(&mut self.losses);
+        let packet_feedbacks =
+            losses.iter().chain(reports).map(|report| self.packet_result(feedback_time, report)).collect();
+        let update = self.controller.on_transport_packets_feedback(TransportPacketsFeedback {
+            feedback_time,
+            data_in_flight: DataSize::from_bytes(in_flight_bytes.min(1 << 32) as i64),
+            packet_feedbacks,
+            sendless_arrival_times: Vec::new(),
+        });
+        self.convert(update)
+    }
+
+    fn packet_result(&mut self, feedback_time: Timestamp, report: &PacketReport) -> PacketResult {
+        let receive_time = report.received_us.map_or(Timestamp::plus_infinity(), |us| {
+            let feedback_us = feedback_time.us();
+            let offset = self.clock_offset_us.unwrap_or(i64::MAX);
+            let mut ours = us.saturating_add(offset);
+            if ours.abs_diff(feedback_us) > CLOCK_STEP_MAX_US as u64 {
+                self.clock_offset_us = Some(feedback_us.saturating_sub(us));
+                ours = feedback_us;
+            }
+            Timestamp::from_micros(ours.max(0))
+        });
+        PacketResult {
+            sent_packet: SentPacket {
+                send_time: self.timestamp(report.sent_at),
+                size: DataSize::from_bytes(i64::from(report.size.max(1))),
+                pacing_info: report.tag.probe.map_or_else(PacedPacketInfo::default, |id| self.probe_info(id)),
+                sequence_number: report.seq.min(i64::MAX as u64) as i64,
+                ..Default::default()
+            },
+            receive_time,
+            ..Default::default()
+        }
+    }
+
+    fn probe_info(&self, id: ProbeClusterId) -> PacedPacketInfo {
+        let known = self.probes.iter().flatten().find(|probe| probe.id == id);
+        known.map_or_else(PacedPacketInfo::default, |probe| PacedPacketInfo {
+            send_bitrate: data_rate(probe.rate),
+            ..PacedPacketInfo::new(id.0.into(), i64::from(probe.packets_min), i64::from(probe.bytes_min))
+        })
+    }
+
+    pub(super) fn on_rtt(&mut self, now: Instant, rtt: Duration) -> Update {
+        let rtt = rtt.clamp(RTT_MIN, RTT_MAX);
+        let update = self.controller.on_round_trip_time_update(RoundTripTimeUpdate {
+            receive_time: self.timestamp(now),
+            round_trip_time: TimeDelta::from_micros(rtt.as_micros() as i64),
+            smoothed: false,
+        });
+        self.convert(update)
+    }
+
+    pub(super) fn on_loss(&mut self, now: Instant, lost: u32, received: u32) -> Update {
+        let at = self.timestamp(now);
+        let update = self.controller.on_transport_loss_report(TransportLossReport {
+            receive_time: at,
+            start_time: at,
+            end_time: at,
+            packets_lost_delta: lost.min(1 << 20).into(),
+            packets_received_delta: received.min(1 << 20).into(),
+        });
+        self.convert(update)
+    }
+
+    pub(super) fn on_remb(&mut self, now: Instant, bitrate: Bitrate) -> Update {
+        let update = self.controller.on_remote_bitrate_report(RemoteBitrateReport {
+            receive_time: self.timestamp(now),
+            bandwidth: data_rate(bitrate),
+        });
+        self.convert(update)
+    }
+
+    pub(super) fn set_desired(&mut self, now: Instant, desired: Bitrate) -> Update {
+        let update = self.controller.on_streams_config(StreamsConfig {
+            at_time: self.timestamp(now),
+            max_total_allocated_bitrate: Some(data_rate(desired)),
+            ..Default::default()
+        });
+        self.convert(update)
+    }
+
+    pub(super) fn process(&mut self, now: Instant) -> Update {
+        let interval = ProcessInterval { at_time: self.timestamp(now), pacer_queue: None };
+        let mut network_update = self.controller.on_process_interval(interval);
+        // Without feedback the rates change with time alone, and nothing else tells them.
+        let state = self.controller.get_network_state(self.timestamp(now));
+        network_update.target_rate = network_update.target_rate.or(state.target_rate);
+        network_update.pacer_config = network_update.pacer_config.or(state.pacer_config);
+        self.convert(network_update)
+    }
+
+    fn convert(&mut self, update: NetworkControlUpdate) -> Update {
+        let probes: Vec<_> = update
+            .probe_cluster_configs
+            .iter()
+            .map(|config| {
+                let rate = bitrate(config.target_data_rate);
+                let duration = config.target_duration.us().clamp(0, 1_000_000) as u64;
+                let bytes = rate.bytes_in(Duration::from_micros(duration));
+                ProbeCluster {
+                    id: probe_id(config.id),
+                    rate,
+                    bytes_min: bytes.clamp(1, u64::from(u32::MAX)) as u32,
+                    packets_min: config.target_probe_count.clamp(1, 100) as u16,
+                }
+            })
+            .collect();
+        for probe in &probes {
+            self.probes.rotate_right(1);
+            if let Some(first) = self.probes.first_mut() {
+                *first = Some(*probe);
+            }
+        }
+        Update {
+            target: update.target_rate.map(|target| bitrate(target.target_rate)),
+            pacing: update.pacer_config.map(|pacer| (bitrate(pacer.data_rate()), bitrate(pacer.pad_rate()))),
+            probes,
+        }
+    }
+
+    fn timestamp(&self, at: Instant) -> Timestamp {
+        let us = at.saturating_duration_since(self.epoch).as_micros();
+        Timestamp::from_micros(us.min(1 << 50) as i64)
+    }
+}
+
+fn data_rate(bitrate: Bitrate) -> DataRate {
+    DataRate::from_bits_per_sec(bitrate.min(super::TARGET_MAX).as_bps() as i64)
+}
+
+fn bitrate(rate: DataRate) -> Bitrate {
+    Bitrate::bps(if rate.is_finite() { rate.bps().max(0) as u64 } else { 0 })
+}
