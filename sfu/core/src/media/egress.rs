@@ -11,6 +11,7 @@
 //! Nothing here allocates per packet, and nothing is shared between receivers but the store.
 
 mod header;
+mod payload;
 mod retransmission;
 mod sender_clock;
 mod sequence_map;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use header::{HeaderTemplate, TEMPLATE_BYTES_MAX};
+pub use payload::{PATCH_BYTES_MAX, PayloadPatch, PayloadTypes};
 pub use retransmission::{RtxConfig, RtxLimit};
 pub use sender_clock::{NtpTime, RtpClock, SenderInfo};
 pub use sequence_map::{SEQUENCE_MAP_PACKETS_MAX, SentPacket, SequenceMap};
@@ -29,14 +31,10 @@ use super::extensions::{ExtensionMap, SendTime};
 use super::srtp::{RTP_OVERHEAD_BYTES_MAX, SealError, SealStream, Sealer};
 use super::store::{PacketHandle, StoredPacket};
 
-/// Longest patch of a payload: a VP8 payload descriptor with all its fields (RFC 7741, section 4.2).
-pub const PATCH_BYTES_MAX: usize = 6;
 /// Octets of the original sequence number before a retransmitted payload (RFC 4588, section 4).
 const OSN_BYTES: usize = 2;
 /// Longest padding of a packet: what its last octet can count (RFC 3550, section 5.1).
 pub const PADDING_BYTES_MAX: usize = 255;
-/// No payload type: they have 7 bits.
-const UNMAPPED: u8 = 0xff;
 
 /// Why a packet was not written; nothing is sent then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -57,71 +55,6 @@ pub enum EgressError {
     /// It was not sealed, see there. [`SealError::IndexUsed`] here means: forwarded before.
     #[error(transparent)]
     Seal(#[from] SealError),
-}
-
-/// Payload types of the publisher and what they are to the receiver.
-#[derive(Clone, Debug)]
-pub struct PayloadTypes {
-    media: [u8; 128],
-    rtx: [u8; 128],
-}
-
-impl Default for PayloadTypes {
-    fn default() -> Self {
-        Self { media: [UNMAPPED; 128], rtx: [UNMAPPED; 128] }
-    }
-}
-
-impl PayloadTypes {
-    /// Maps a publisher's payload type to the receiver's, and that of its retransmissions. Values above 127 are
-    /// ignored.
-    pub fn set(&mut self, publisher: u8, receiver: u8, rtx: Option<u8>) {
-        if receiver > 127 || rtx.is_some_and(|rtx| rtx > 127) {
-            return;
-        }
-        if let (Some(media), Some(repair)) =
-            (self.media.get_mut(usize::from(publisher)), self.rtx.get_mut(usize::from(publisher)))
-        {
-            *media = receiver;
-            *repair = rtx.unwrap_or(UNMAPPED);
-        }
-    }
-
-    #[inline]
-    fn media(&self, publisher: u8) -> Result<u8, EgressError> {
-        let found = self.media.get(usize::from(publisher)).copied().filter(|found| *found != UNMAPPED);
-        found.ok_or(EgressError::PayloadType(publisher))
-    }
-
-    fn rtx(&self, publisher: u8) -> Result<u8, EgressError> {
-        let found = self.rtx.get(usize::from(publisher)).copied().filter(|found| *found != UNMAPPED);
-        found.ok_or(EgressError::PayloadType(publisher))
-    }
-
-    /// Some payload type of retransmissions: padding needs one, and any will do.
-    fn any_rtx(&self) -> Option<u8> {
-        self.rtx.iter().copied().find(|found| *found != UNMAPPED)
-    }
-}
-
-/// Octets that replace others of a payload, in the same number: picture ids of VP8 that go on across layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PayloadPatch {
-    /// Offset in the payload.
-    pub at: u16,
-    /// Octets of `octets` that count.
-    pub bytes: u8,
-    /// What is written.
-    pub octets: [u8; PATCH_BYTES_MAX],
-}
-
-impl PayloadPatch {
-    fn apply(&self, payload: &mut [u8]) -> Result<(), EgressError> {
-        let at = usize::from(self.at);
-        let octets = self.octets.get(..usize::from(self.bytes)).ok_or(EgressError::Patch)?;
-        payload.get_mut(at..at + octets.len()).ok_or(EgressError::Patch)?.copy_from_slice(octets);
-        Ok(())
-    }
 }
 
 /// The numbers under which a packet goes out.
