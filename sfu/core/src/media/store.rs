@@ -129,6 +129,8 @@ struct Chunk {
     used: usize,
     /// When its last packet came.
     newest: Instant,
+    /// The serial of its last packet.
+    last_serial: u32,
 }
 
 /// The packets of one encoding.
@@ -195,6 +197,7 @@ impl PacketStore {
         chunk.newest = chunk.newest.max(info.arrived);
 
         let serial = self.next_serial;
+        chunk.last_serial = serial;
         self.next_serial = serial.wrapping_add(1);
         let slot = Slot { serial, chunk: chunk_number, at: at as u32, descriptor_bytes, payload_bytes, info };
         match self.slots.get_mut((serial & self.mask) as usize) {
@@ -250,21 +253,25 @@ impl PacketStore {
         now.saturating_duration_since(chunk.newest) > self.config.age_max
     }
 
-    /// Makes an empty chunk the last one: the oldest if nobody asks for it any more or none may be added, else a
-    /// new one.
+    /// Makes an empty chunk the last one: the oldest if nobody can ask for it any more or none may be added, else
+    /// a new one.
     fn next_chunk(&mut self, now: Instant) {
-        let oldest_is_free = self.chunks.front().is_some_and(|chunk| self.is_old(chunk, now));
+        // Nobody can where the slot of its last packet is the next to be taken.
+        let oldest_is_free = self.chunks.front().is_some_and(|chunk| {
+            self.is_old(chunk, now) || self.next_serial.wrapping_sub(chunk.last_serial) > self.mask
+        });
         if (oldest_is_free || self.chunks.len() >= self.chunks_max)
             && let Some(mut chunk) = self.chunks.pop_front()
         {
             self.first_chunk = self.first_chunk.wrapping_add(1);
             chunk.used = 0;
             chunk.newest = now;
+            chunk.last_serial = self.next_serial;
             self.chunks.push_back(chunk);
             return;
         }
         let octets = vec![0; self.config.chunk_bytes].into_boxed_slice();
-        self.chunks.push_back(Chunk { octets, used: 0, newest: now });
+        self.chunks.push_back(Chunk { octets, used: 0, newest: now, last_serial: self.next_serial });
     }
 }
 

@@ -84,6 +84,17 @@ fn memory_follows_the_rate() {
 }
 
 #[test]
+fn no_memory_is_kept_for_packets_that_no_slot_names() {
+    let now = start();
+    let mut store = PacketStore::new(StoreConfig { packets_max: 16, ..SMALL });
+    // Sixteen packets of 40 octets fit one chunk; with the one being filled that makes two.
+    for n in 0..1000 {
+        store.insert(info(n, now), b"", &[0; 40]).unwrap();
+        assert!(store.chunks.len() <= 2);
+    }
+}
+
+#[test]
 fn old_packets_are_not_sent_again() {
     let start = start();
     let mut store = PacketStore::new(SMALL);
