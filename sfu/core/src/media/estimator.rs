@@ -2,7 +2,7 @@
 //!
 //! The algorithm is Google Congestion Control as in libwebrtc (revision da2a3d6c4d), by the crate `goog_cc`:
 //! delay trend, loss and probes make a target rate. What comes from the network reaches it only through
-//! [`congestion`], which keeps figures in the range the algorithm was made for.
+//! `estimator/congestion.rs`, which keeps figures in the range the algorithm was made for.
 //!
 //! ```text
 //!   packet sent ─────────────► Estimator::on_sent ─────┐
@@ -33,6 +33,8 @@ pub const TARGET_MIN: Bitrate = Bitrate::kbps(5);
 pub const TARGET_MAX: Bitrate = Bitrate::kbps(1_000_000);
 /// How often the algorithm looks at the time while packets are sent.
 const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
+/// The algorithm is told what has been sent this often; it only looks at rates over hundreds of milliseconds.
+const SENT_INTERVAL: Duration = Duration::from_millis(5);
 /// After the last packet it goes on for so long, then rests until the next.
 const REST_AFTER: Duration = Duration::from_secs(2);
 /// Probes that may wait to be taken. The oldest gives way.
@@ -84,7 +86,7 @@ pub enum EstimatorOutput {
 
 /// The bandwidth estimation of one receiver.
 ///
-/// 192 bytes until the first packet is sent, then 10 KB more: the algorithm's state.
+/// 208 bytes until the first packet is sent, then 10 KB more: the algorithm's state.
 #[derive(Debug)]
 pub struct Estimator {
     config: EstimatorConfig,
@@ -98,6 +100,9 @@ pub struct Estimator {
     told: Option<Rates>,
     probes: VecDeque<ProbeCluster>,
     sent_at: Option<Instant>,
+    /// When the algorithm was last told what has been sent, and how much has been since.
+    told_sent_at: Option<Instant>,
+    untold_bytes: u32,
     process_at: Option<Instant>,
     faults: u32,
 }
@@ -118,22 +123,39 @@ impl Estimator {
             told: None,
             probes: VecDeque::new(),
             sent_at: None,
+            told_sent_at: None,
+            untold_bytes: 0,
             process_at: None,
             faults: 0,
         }
     }
 
-    /// Notes a packet that has been sent: its extended transport number (0 without TWCC) and its size as it was registered
-    /// in the send history.
-    pub fn on_sent(&mut self, now: Instant, seq: u64, size: u16) {
+    /// Notes a packet that has been sent, with its size as it was registered in the send history. A few
+    /// nanoseconds: the algorithm is told sums.
+    pub fn on_sent(&mut self, now: Instant, size: u16) {
         self.sent_at = Some(now);
-        self.process_at.get_or_insert(now);
-        self.with_congestion(now, |congestion| congestion.on_sent(now, seq, size));
+        self.untold_bytes = self.untold_bytes.saturating_add(size.into());
+        if self.congestion.is_none() || self.process_at.is_none() {
+            self.process_at.get_or_insert(now);
+            self.tell_sent();
+        } else if self.told_sent_at.is_none_or(|at| now.saturating_duration_since(at) >= SENT_INTERVAL) {
+            self.tell_sent();
+        }
+    }
+
+    /// Tells the algorithm what has been sent since the last time.
+    fn tell_sent(&mut self) {
+        let (Some(sent_at), bytes @ 1..) = (self.sent_at, std::mem::take(&mut self.untold_bytes)) else {
+            return;
+        };
+        self.told_sent_at = Some(sent_at);
+        self.with_congestion(sent_at, |congestion| congestion.on_sent(sent_at, bytes));
     }
 
     /// Takes the reports of one feedback, and how many bytes are still under way.
     pub fn on_feedback(&mut self, now: Instant, reports: &[PacketReport], in_flight_bytes: u64) {
         if self.config.twcc && self.congestion.is_some() && !reports.is_empty() {
+            self.tell_sent();
             self.with_congestion(now, |congestion| congestion.on_feedback(now, reports, in_flight_bytes));
         }
     }
@@ -181,6 +203,7 @@ impl Estimator {
         }
         let rests = self.sent_at.is_none_or(|at| now.saturating_duration_since(at) >= REST_AFTER);
         self.process_at = if rests { None } else { Some(now + PROCESS_INTERVAL) };
+        self.tell_sent();
         self.with_congestion(now, |congestion| congestion.process(now));
     }
 

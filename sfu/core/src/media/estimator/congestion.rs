@@ -123,15 +123,15 @@ impl Congestion {
         (this, update)
     }
 
-    pub(super) fn on_sent(&mut self, now: Instant, seq: u64, size: u16) -> Update {
+    /// Bytes sent up to now since the last time.
+    pub(super) fn on_sent(&mut self, now: Instant, bytes: u32) -> Update {
         if !self.twcc {
             // Packets nobody reports on would make the algorithm back off from a path gone silent.
             return Update::default();
         }
         let packet = SentPacket {
             send_time: self.timestamp(now),
-            size: DataSize::from_bytes(i64::from(size.max(1))),
-            sequence_number: seq.min(i64::MAX as u64) as i64,
+            size: DataSize::from_bytes(bytes.into()),
             ..Default::default()
         };
         let update = self.controller.on_sent_packet(packet);
