@@ -38,8 +38,20 @@ else
 fi
 
 export PATH=$PWD/.cache/node/bin:$PATH:$PWD/.cache/tools/bin:$HOME/.cargo/bin
-rustc=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || true
-if [[ -z $rustc ]] || ! at_least "$rust_version" "$rustc" || ! command -v cargo >/dev/null; then
+rust_found() {
+  rustc=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || true
+  [[ -n $rustc ]] && at_least "$rust_version" "$rustc" && command -v cargo >/dev/null
+}
+# A toolchain that is there is its owner's to update.
+if ! rust_found && ! command -v rustc cargo rustup >/dev/null; then
+  say "installing Rust with rustup, into ${CARGO_HOME:-$HOME/.cargo}"
+  installer=$(mktemp)
+  if python3 -c 'import sys, urllib.request as u; u.urlretrieve("https://sh.rustup.rs", sys.argv[1])' "$installer" 2>/dev/null; then
+    sh "$installer" -y --quiet --profile minimal --component clippy,rustfmt --default-toolchain stable || true
+  fi
+  rm -f "$installer"
+fi
+if ! rust_found; then
   say "Rust $rust_version or newer is needed, found: ${rustc:-none}"
   say "install it as https://rustup.rs says (rustup toolchain install stable), then try again"
   exit 1
