@@ -74,7 +74,7 @@ env --ignore-environment \
   ROOT="$root" CARGO_BIN="$cargo_home/bin" RUSTUP_HOME_HERE="$rustup_home" \
   unshare --mount --pid --fork --kill-child=KILL bash -euc '
     mount --make-rprivate /
-    # A mount point of its own: tests make namespaces inside, and those need one as their root.
+    # A mount point of its own, which becomes the root: tests enter namespaces that they make inside.
     mount --bind "$ROOT" "$ROOT"
     mount -t proc proc "$ROOT/proc"
     mount --rbind /sys "$ROOT/sys"
@@ -83,5 +83,8 @@ env --ignore-environment \
     mount -o remount,bind,ro "$ROOT/root/.cargo/bin"
     mount --bind "$RUSTUP_HOME_HERE" "$ROOT/root/.rustup"
     mount -o remount,bind,ro "$ROOT/root/.rustup"
-    exec chroot "$ROOT" bash /root/check.sh' || status=$?
+    cd "$ROOT"
+    pivot_root . .
+    umount --lazy .
+    exec bash /root/check.sh' || status=$?
 exit "${status:-0}"
