@@ -2,6 +2,7 @@
 # Runs `make run` and `make test` in a fresh Debian where nothing was installed before.
 # usage: tests/clean-root.sh          (as root; needs debootstrap; takes long; not part of CI)
 #        KEEP=1 tests/clean-root.sh   leaves the root in place and says where it is
+#        TAIL_LINES=N tests/clean-root.sh   prints so many last lines of `make test`; 400 unless told
 #
 # The clone is of the last commit. This machine lends the root what tells it where packages come from
 # (apt sources, certificates) and, read-only, the Rust toolchain.
@@ -63,14 +64,14 @@ kill -TERM -- "-$run"
 wait "$run" || true
 echo '== make test'
 start=$SECONDS
-make test 2>&1 | tail -n "${TAIL_LINES:-80}"
+make test 2>&1 | tail -n "$TAIL_LINES"
 echo "== make test: passed after $((SECONDS - start)) s"
 CHECK
 
 env --ignore-environment \
   HOME=/root LANG=C.UTF-8 PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
-  RUSTUP_AUTO_INSTALL=0 \
+  RUSTUP_AUTO_INSTALL=0 TAIL_LINES="${TAIL_LINES:-400}" \
   ROOT="$root" CARGO_BIN="$cargo_home/bin" RUSTUP_HOME_HERE="$rustup_home" \
   unshare --mount --pid --fork --kill-child=KILL bash -euc '
     mount --make-rprivate /
