@@ -29,6 +29,6 @@ mod send;
 mod socket;
 
 pub use quinn_udp::EcnCodepoint;
-pub use recv::{Datagram, RecvBatch};
+pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendStats};
 pub use socket::{BindError, SocketOptions, UdpSocket};

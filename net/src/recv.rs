@@ -73,6 +73,32 @@ impl RecvBatch {
             })
         })
     }
+
+    /// As [`RecvBatch::datagrams`], to be decrypted in place.
+    pub fn datagrams_mut(&mut self) -> impl Iterator<Item = DatagramMut<'_>> {
+        let slots = self.arena.chunks_exact_mut(SLOT_BYTES);
+        self.metas.iter().take(self.messages).zip(slots).flat_map(|(meta, slot)| {
+            let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let destination_ip = meta.dst_ip.map(|ip| ip.to_canonical());
+            let train = slot.get_mut(..meta.len).unwrap_or_default();
+            train.chunks_mut(meta.stride.max(1)).map(move |payload| DatagramMut {
+                source,
+                destination_ip,
+                payload,
+            })
+        })
+    }
+}
+
+/// One datagram that may be changed in place.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DatagramMut<'a> {
+    /// See [`Datagram::source`].
+    pub source: SocketAddr,
+    /// See [`Datagram::destination_ip`].
+    pub destination_ip: Option<IpAddr>,
+    /// The bytes.
+    pub payload: &'a mut [u8],
 }
 
 impl Default for RecvBatch {

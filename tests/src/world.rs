@@ -97,6 +97,7 @@ impl World {
             udp: vec![SERVER.parse().unwrap()],
             tcp: Vec::new(),
             certificate: sfu::Certificate::generate().unwrap(),
+            unix_time: Duration::from_millis(EPOCH_MS),
             seed,
         };
         let room_sid = RoomSid::from_random(u128::from(seed));
@@ -373,7 +374,9 @@ impl World {
                         continue;
                     };
                     let sfu::Transmit { source, destination, payload, .. } = transmit;
-                    client.downlink.send(self.now, Datagram { source, destination, payload });
+                    client
+                        .downlink
+                        .send(self.now, Datagram { source, destination, payload: payload.to_vec() });
                 }
                 sfu::Output::Event { event, .. } => self.room_input(RoomInput::Node(event)),
             }
@@ -406,12 +409,12 @@ impl World {
         let mut busy = false;
         while let Some(datagram) = self.clients[key].uplink.receive(self.now) {
             busy = true;
-            let Datagram { source, destination, payload } = &datagram;
+            let Datagram { source, destination, mut payload } = datagram;
             let input = sfu::Input::Datagram {
                 transport: sfu::Transport::Udp,
-                source: *source,
-                destination: *destination,
-                payload,
+                source,
+                destination,
+                payload: &mut payload,
             };
             self.shard.handle_input(self.now, input);
             self.settle_server();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::Serialize;
 use zynk_sfu_core::media::{
-    egress::{EgressConfig, EgressStream, Outgoing, PATCH_BYTES_MAX, PayloadPatch, PayloadTypes, RtxConfig},
+    egress::{EgressConfig, EgressStream, Outgoing, PATCH_BYTES_MAX, PayloadPatch, RtxConfig},
     extensions::{ExtensionKind, ExtensionMap, SendTime},
     srtp::{DtlsRole, KeyingMaterial, Opener, Profile, Sealer},
     store::{FrameInfo, PacketInfo, PacketStore, StoreConfig},
@@ -181,15 +181,12 @@ impl Receiver {
         let mut extensions = ExtensionMap::default();
         extensions.set(3, ExtensionKind::TransportSequence);
         extensions.set(4, ExtensionKind::Mid);
-        let mut payload_types = PayloadTypes::default();
-        payload_types.set(96, 96, Some(97));
         let streams = (0..streams as u32)
             .map(|at| {
                 let config = EgressConfig {
                     mid: "v0",
                     extensions: &extensions,
                     mixed_forms: true,
-                    payload_types: payload_types.clone(),
                     ssrc: 10_000 + 2 * at,
                     rtx: Some((10_001 + 2 * at, 100)),
                     rtx_config: RtxConfig::default(),
@@ -316,7 +313,6 @@ fn turns(
             let info = PacketInfo {
                 sequence: *sequence,
                 timestamp: *sequence as u32 * 3000,
-                payload_type: 96,
                 marker: true,
                 frame: FrameInfo::default(),
                 arrived,
@@ -329,6 +325,8 @@ fn turns(
             for (receiver, buffer) in receivers.iter_mut().zip(arena.chunks_exact_mut(STRIDE)) {
                 let packet = store.get(handle).context("the packet just kept")?;
                 let out = Outgoing {
+                    payload_type: 96,
+                    rtx_payload_type: Some(97),
                     sequence: receiver.next_sequence,
                     timestamp: info.timestamp.wrapping_add(777),
                     marker: info.marker,

@@ -1,6 +1,6 @@
 //! What a shard is built from.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::connection::CertificateInner;
 
@@ -20,6 +20,8 @@ pub struct ShardConfig {
     pub tcp: Vec<SocketAddr>,
     /// The DTLS certificate, shared by all shards of a node.
     pub certificate: Certificate,
+    /// Time since Unix's epoch when the shard is made: what its sender reports count from.
+    pub unix_time: Duration,
     /// Seed of the shard's random numbers.
     pub seed: u64,
 }

@@ -1,8 +1,10 @@
-//! One peer connection: ICE-lite, DTLS, SDP, RTP and data channels, on str0m.
+//! One peer connection: ICE-lite, DTLS, SDP and data channels, on str0m.
 //!
-//! The only module of the crate that names str0m. Everything else speaks in the types declared here, so that
-//! the media path can move out of str0m without a trace elsewhere.
+//! The only module of the crate that names str0m. Everything else speaks in the types declared here. RTP and RTCP
+//! do not pass through: the keys of DTLS go to the media plane, which opens and seals packets itself.
 
+mod keys;
+mod negotiated;
 mod packet;
 
 use std::{
@@ -14,37 +16,29 @@ use std::{
 
 use str0m::{
     Candidate, Event, IceConnectionState, IceCreds, Input, Output as RtcOutput, Rtc, RtcConfig, RtcError,
-    bwe::BweKind,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
     channel::{ChannelConfig, ChannelId, Reliability},
     config::{CryptoProvider, DtlsCert},
-    media::{Direction, KeyframeRequestKind, MediaKind as RtcMediaKind},
+    media::{Direction, MediaKind as RtcMediaKind},
     net::{Protocol, Receive, TcpType},
-    rtp::{Extension, ExtensionMap, RtpWrite, SeqNo, Ssrc, Vp8Descriptor},
-    stats::PeerStats,
+    rtp::{Extension, ExtensionMap},
 };
 use zynk_protocol::{DataKind, MediaKind, MimeType, NegotiationFailure};
 
-use crate::{Certificate, ShardError, Transmit, Transport};
+use crate::{Certificate, ShardError, Transport};
 
-use packet::{DependencyDescriptorSerializer, payload_format};
+use keys::KeySlot;
+use str0m::media::Pt;
 
-pub(crate) use packet::{
-    Codec, ForwardedPacket, MediaPacket, PacketExtensions, PayloadFormat, PictureIds, red_primary,
-};
-pub(crate) use str0m::media::{Mid, Pt, Rid};
+use packet::{NegotiatedOnly, payload_format};
 
-/// How long statistics are gathered before a report.
-const STATS_INTERVAL: Duration = Duration::from_secs(5);
-/// Video packets kept for retransmission to one subscriber and track; older ones are forgotten.
-const RTX_VIDEO_PACKETS: usize = 512;
-/// Video packets older than that come too late to be shown.
-const RTX_VIDEO_AGE_MAX: Duration = Duration::from_secs(3);
-/// Share of retransmissions in what a stream sends, beyond which requests are ignored. A burst of loss takes
-/// more than str0m's 15 %, and a frame that lacks one packet costs a keyframe.
-const RTX_VIDEO_SHARE_MAX: f32 = 0.35;
-/// Audio packets kept for retransmission.
-const RTX_AUDIO_PACKETS: usize = 64;
+pub(crate) use keys::SessionKeys;
+pub(crate) use negotiated::{NegotiatedFormats, PayloadTypes};
+pub(crate) use packet::{Codec, MediaPacket, PayloadFormat, PictureIds, red_primary};
+pub(crate) use str0m::media::{Mid, Rid};
+
+/// str0m's own reports are about streams that it does not carry, and are dropped: they are set out of the way.
+const REPORT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// What LiveKit's clients send at most in one data channel message, with room to spare; announced as
 /// `a=max-message-size`, and larger messages end the association.
 const DATA_MESSAGE_BYTES_MAX: u32 = 65_535;
@@ -62,7 +56,8 @@ impl Certificate {
             .dtls_provider
             .generate_certificate()
             .ok_or_else(|| ShardError::Certificate("no key could be generated".into()))?;
-        Ok(Self(Arc::new(CertificateInner { certificate, provider: Arc::new(provider) })))
+        let provider = Arc::new(keys::tapped(provider));
+        Ok(Self(Arc::new(CertificateInner { certificate, provider })))
     }
 }
 
@@ -96,15 +91,30 @@ pub(crate) enum Unsendable {
 
 /// What a connection wants done or noticed.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost an allocation per media packet")]
 pub(crate) enum ConnectionOutput {
-    Transmit(Transmit),
+    Transmit(OwnedTransmit),
     Event(ConnectionEvent),
     Timeout(Instant),
 }
 
+/// A datagram of ICE, DTLS or SCTP.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost an allocation per media packet")]
+pub(crate) struct OwnedTransmit {
+    pub(crate) path: Path,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// The way between us and the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) transport: Transport,
+    /// Ours.
+    pub(crate) local: SocketAddr,
+    /// Theirs.
+    pub(crate) remote: SocketAddr,
+}
+
+#[derive(Debug)]
 pub(crate) enum ConnectionEvent {
     /// ICE and DTLS are up.
     Connected,
@@ -114,11 +124,6 @@ pub(crate) enum ConnectionEvent {
     Reconnected,
     /// The other side ended DTLS.
     Closed,
-    Media(MediaPacket),
-    /// The subscriber needs a keyframe in this section.
-    KeyframeRequest {
-        mid: Mid,
-    },
     DataChannelOpen {
         kind: DataKind,
     },
@@ -126,17 +131,6 @@ pub(crate) enum ConnectionEvent {
         kind: DataKind,
         payload: Vec<u8>,
     },
-    Stats(TransportStats),
-}
-
-/// Figures of one interval.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TransportStats {
-    /// Share of packets lost on the way to us, 0 to 1.
-    pub(crate) upstream_loss: f32,
-    /// Share of packets that the other side reported lost, 0 to 1.
-    pub(crate) downstream_loss: f32,
-    pub(crate) rtt: Option<Duration>,
 }
 
 /// One str0m session.
@@ -145,9 +139,7 @@ pub(crate) struct Connection {
     pending: Option<SdpPendingOffer>,
     channels: [Option<ChannelId>; DataKind::ALL.len()],
     connected: bool,
-    now: Instant,
-    /// Outgoing video streams whose retransmission is set up; one entry per section.
-    retransmitting: Vec<(Mid, Ssrc)>,
+    keys: KeySlot,
     #[cfg(test)]
     faulty: bool,
 }
@@ -166,7 +158,9 @@ impl Connection {
         tcp: &[SocketAddr],
         now: Instant,
     ) -> Self {
-        let mut rtc = configuration(certificate).set_local_ice_credentials(ice_creds(credentials)).build(now);
+        let keys = KeySlot::default();
+        let config = configuration(certificate).set_local_ice_credentials(ice_creds(credentials));
+        let mut rtc = keys::with_slot(&keys, || config.build(now));
         for address in udp {
             if let Ok(candidate) = Candidate::host(*address, Protocol::Udp) {
                 rtc.add_local_candidate(candidate);
@@ -183,8 +177,7 @@ impl Connection {
             pending: None,
             channels: [None; DataKind::ALL.len()],
             connected: false,
-            now,
-            retransmitting: Vec::new(),
+            keys,
             #[cfg(test)]
             faulty: false,
         }
@@ -217,7 +210,6 @@ impl Connection {
         destination: SocketAddr,
         datagram: &[u8],
     ) -> Result<(), RtcError> {
-        self.now = now;
         match Receive::new(protocol(transport), source, destination, datagram) {
             Ok(receive) => self.rtc.handle_input(Input::Receive(now, receive)),
             Err(_) => Ok(()),
@@ -225,7 +217,6 @@ impl Connection {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), RtcError> {
-        self.now = now;
         self.rtc.handle_input(Input::Timeout(now))
     }
 
@@ -233,16 +224,19 @@ impl Connection {
         loop {
             match self.rtc.poll_output()? {
                 RtcOutput::Timeout(at) => return Ok(ConnectionOutput::Timeout(at)),
+                // Whatever str0m has to say in RTP or RTCP is about streams that the media plane carries.
+                RtcOutput::Transmit(transmit) if is_media(&transmit.contents) => {}
                 RtcOutput::Transmit(transmit) => {
-                    return Ok(ConnectionOutput::Transmit(Transmit {
+                    let path = Path {
                         transport: match transmit.proto {
                             Protocol::Udp => Transport::Udp,
                             _ => Transport::Tcp,
                         },
-                        source: transmit.source,
-                        destination: transmit.destination,
-                        payload: transmit.contents.into(),
-                    }));
+                        local: transmit.source,
+                        remote: transmit.destination,
+                    };
+                    let payload = transmit.contents.into();
+                    return Ok(ConnectionOutput::Transmit(OwnedTransmit { path, payload }));
                 }
                 RtcOutput::Event(event) => {
                     if let Some(event) = self.event(event) {
@@ -266,39 +260,6 @@ impl Connection {
                 IceConnectionState::Connected | IceConnectionState::Completed,
             ) => self.connected.then_some(ConnectionEvent::Reconnected),
             Event::Closed => Some(ConnectionEvent::Closed),
-            Event::RtpPacket(packet) => {
-                let (mid, rid) = {
-                    let mut direct = self.rtc.direct_api();
-                    let stream = direct.stream_rx(&packet.header.ssrc)?;
-                    (stream.mid(), stream.rid())
-                };
-                let format = self.format_of(packet.header.payload_type)?;
-                let mut values = packet.header.ext_vals;
-                values.mid = None;
-                values.rid = None;
-                values.rid_repair = None;
-                values.transport_cc = None;
-                values.abs_send_time = None;
-                let mut media = MediaPacket {
-                    mid,
-                    rid,
-                    format,
-                    source: *packet.header.ssrc,
-                    sequence: *packet.seq_no,
-                    timestamp: packet.header.timestamp,
-                    marker: packet.header.marker,
-                    payload: packet.payload,
-                    extensions: PacketExtensions(values),
-                    keyframe: false,
-                    ids: None,
-                    layer: None,
-                    layers: None,
-                    targets: None,
-                };
-                media.describe();
-                Some(ConnectionEvent::Media(media))
-            }
-            Event::KeyframeRequest(request) => Some(ConnectionEvent::KeyframeRequest { mid: request.mid }),
             Event::ChannelOpen(id, label) => {
                 let kind = DataKind::from_label(&label)?;
                 *self.channels.get_mut(channel_index(kind))? = Some(id);
@@ -315,15 +276,13 @@ impl Connection {
                 }
                 None
             }
-            Event::PeerStats(PeerStats { ingress_loss_fraction, egress_loss_fraction, rtt, .. }) => {
-                Some(ConnectionEvent::Stats(TransportStats {
-                    upstream_loss: ingress_loss_fraction.unwrap_or(0.0),
-                    downstream_loss: egress_loss_fraction.unwrap_or(0.0),
-                    rtt,
-                }))
-            }
-            Event::EgressBitrateEstimate(BweKind::Twcc { .. } | BweKind::Remb { .. }) | _ => None,
+            _ => None,
         }
+    }
+
+    /// The keys of the session, once, after the handshake.
+    pub(crate) fn take_keys(&mut self) -> Option<SessionKeys> {
+        self.keys.take()
     }
 
     fn format_of(&self, payload_type: Pt) -> Option<PayloadFormat> {
@@ -345,8 +304,8 @@ impl Connection {
         Some(formats.find(|format| wished == Some(&format.mime())).unwrap_or(first))
     }
 
-    /// The payload type with which `format` can be sent in section `mid`.
-    pub(crate) fn payload_type(&self, mid: Mid, format: &PayloadFormat) -> Result<Pt, Unsendable> {
+    /// The payload types with which `format` can be sent in section `mid`.
+    pub(crate) fn payload_types(&self, mid: Mid, format: &PayloadFormat) -> Result<PayloadTypes, Unsendable> {
         let media = self.rtc.media(mid).ok_or(Unsendable::Codec)?;
         let accepted = self
             .rtc
@@ -354,81 +313,16 @@ impl Connection {
             .match_params(format.params)
             .filter(|params| media.remote_pts().contains(&params.pt()))
             .ok_or(Unsendable::Codec)?;
-        match format.codec {
-            Codec::Red => accepted.red().ok_or(Unsendable::Codec),
-            _ => Ok(accepted.pt()),
-        }
+        let media = match format.codec {
+            Codec::Red => accepted.red().ok_or(Unsendable::Codec)?,
+            _ => accepted.pt(),
+        };
+        Ok(PayloadTypes { media: *media, rtx: accepted.resend().map(|rtx| *rtx) })
     }
 
     /// Plain Opus of the same connection, for receivers that do not take redundancy.
     pub(crate) fn without_red(format: &PayloadFormat) -> PayloadFormat {
         PayloadFormat { codec: Codec::Opus, ..*format }
-    }
-
-    /// Sets up the retransmission of a section's outgoing video. Does nothing the second time: it would forget
-    /// what can be retransmitted.
-    pub(crate) fn set_retransmission(&mut self, mid: Mid) {
-        if !self.rtc.media(mid).is_some_and(|media| media.kind() == RtcMediaKind::Video) {
-            return;
-        }
-        let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
-        let ssrc = stream.ssrc();
-        match self.retransmitting.iter_mut().find(|(known, _)| *known == mid) {
-            Some((_, known)) if *known == ssrc => return,
-            Some((_, known)) => *known = ssrc,
-            None => self.retransmitting.push((mid, ssrc)),
-        }
-        stream.set_rtx_cache(RTX_VIDEO_PACKETS, RTX_VIDEO_AGE_MAX, Some(RTX_VIDEO_SHARE_MAX));
-    }
-
-    /// Queues a packet on the outgoing stream of a section; the next timeout sends it.
-    pub(crate) fn write(&mut self, mid: Mid, packet: ForwardedPacket) -> bool {
-        #[cfg(test)]
-        assert!(!self.faulty, "a fault that a test asked for");
-        let now = self.now;
-        let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
-        let patch = packet.vp8.and_then(|ids| {
-            let descriptor = Vp8Descriptor::parse(&packet.payload).ok()?;
-            let mut builder = descriptor.patch().picture_id(ids.picture_id);
-            if let Some(index) = ids.tl0_pic_idx {
-                builder = builder.tl0_pic_idx(index);
-            }
-            builder.build().ok()
-        });
-        let mut write = RtpWrite::new(
-            packet.payload_type,
-            SeqNo::from(packet.sequence),
-            packet.timestamp,
-            now,
-            packet.payload,
-        )
-        .marker(packet.marker)
-        .nackable(packet.retransmittable)
-        .ext_vals(packet.extensions.0);
-        if let Some(patch) = patch {
-            write = write.vp8_patch(patch);
-        }
-        stream.write_rtp(write);
-        true
-    }
-
-    /// Asks the publisher for a keyframe.
-    pub(crate) fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>) -> bool {
-        let mut direct = self.rtc.direct_api();
-        match direct.stream_rx_by_mid(mid, rid) {
-            Some(stream) => {
-                stream.request_keyframe(KeyframeRequestKind::Pli);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Forgets a source that another one has taken the place of.
-    pub(crate) fn forget_source(&mut self, source: u32) {
-        self.rtc.direct_api().remove_stream_rx(source.into());
     }
 
     /// Sends a data channel message.
@@ -524,10 +418,14 @@ impl Connection {
 
 #[cfg(test)]
 impl Connection {
-    /// Takes media as if ICE and DTLS were up; `faulty` makes it panic instead.
+    /// Says that ICE and DTLS are up; `faulty` makes [`Self::fail_if_faulty`] panic.
     pub(crate) fn pretend_connected(&mut self, faulty: bool) {
         self.connected = true;
         self.faulty = faulty;
+    }
+
+    pub(crate) fn fail_if_faulty(&self) {
+        assert!(!self.faulty, "a fault that a test asked for");
     }
 }
 
@@ -566,8 +464,7 @@ fn configuration(certificate: &Certificate) -> RtcConfig {
     let mut extensions = ExtensionMap::standard();
     extensions.set(5, Extension::AbsoluteCaptureTime);
     extensions.set(6, Extension::PlayoutDelay);
-    extensions.set(7, Extension::VideoContentType);
-    extensions.set(8, Extension::with_serializer(DEPENDENCY_DESCRIPTOR, DependencyDescriptorSerializer));
+    extensions.set(8, Extension::with_serializer(DEPENDENCY_DESCRIPTOR, NegotiatedOnly));
     let Certificate(inner) = certificate;
     RtcConfig::new()
         .set_rtp_mode(true)
@@ -581,11 +478,16 @@ fn configuration(certificate: &Certificate) -> RtcConfig {
         .enable_h264(true)
         .enable_vp9(true)
         .enable_av1(true)
-        .set_stats_interval(Some(STATS_INTERVAL))
-        .set_send_buffer_video(RTX_VIDEO_PACKETS)
-        .set_send_buffer_audio(RTX_AUDIO_PACKETS)
+        .set_stats_interval(None)
+        .set_rtcp_report_interval_audio(REPORT_INTERVAL)
+        .set_rtcp_report_interval_video(REPORT_INTERVAL)
         .set_sctp_max_message_size(DATA_MESSAGE_BYTES_MAX)
         .set_sctp_max_buffered_amount(DATA_BUFFER_BYTES_MAX)
+}
+
+/// Whether a datagram is RTP or RTCP (RFC 7983).
+fn is_media(datagram: &[u8]) -> bool {
+    matches!(datagram.first(), Some(128..=191))
 }
 
 fn invalid(error: impl fmt::Display) -> NegotiationFailure {

@@ -32,13 +32,18 @@ const PASSWORD_CHARS: usize = 24;
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// STUN attribute USERNAME (RFC 8489, section 14.3).
 const USERNAME: u16 = 0x0006;
+/// STUN attribute PRIORITY (RFC 8445, section 7.1.1).
+const PRIORITY: u16 = 0x0024;
+/// STUN attribute USE-CANDIDATE (RFC 8445, section 7.1.2).
+const USE_CANDIDATE: u16 = 0x0025;
 
 /// Kinds of datagrams on a media port, told apart by their first byte (RFC 7983).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DatagramKind {
     Stun,
-    /// DTLS, RTP or RTCP.
-    Other,
+    Dtls,
+    /// RTP or RTCP.
+    Media,
     /// Nothing that belongs here.
     Unknown,
 }
@@ -47,7 +52,8 @@ impl DatagramKind {
     pub(crate) fn of(datagram: &[u8]) -> Self {
         match datagram.first() {
             Some(0..=3) => Self::Stun,
-            Some(20..=63 | 128..=191) => Self::Other,
+            Some(20..=63) => Self::Dtls,
+            Some(128..=191) => Self::Media,
             _ => Self::Unknown,
         }
     }
@@ -76,22 +82,39 @@ pub fn shard_of(datagram: &[u8]) -> Option<ShardIndex> {
 
 /// The part of a STUN message's USERNAME before the colon: the user fragment of whom it is for.
 pub(crate) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
+    let (_, value) = attributes(datagram)?.find(|(kind, _)| *kind == USERNAME)?;
+    std::str::from_utf8(value).ok()?.split_once(':').map(|(local, _)| local)
+}
+
+/// The priority of the path that a binding request nominates (RFC 8445, section 7.1); none if it nominates none.
+pub(crate) fn nomination(datagram: &[u8]) -> Option<u32> {
+    let mut nominates = false;
+    let mut priority = 0;
+    for (kind, value) in attributes(datagram)? {
+        match kind {
+            USE_CANDIDATE => nominates = true,
+            PRIORITY => priority = u32::from_be_bytes(*value.first_chunk()?),
+            _ => {}
+        }
+    }
+    nominates.then_some(priority)
+}
+
+/// The attributes of a STUN message; ends at the first that reaches beyond it.
+fn attributes(datagram: &[u8]) -> Option<impl Iterator<Item = (u16, &[u8])>> {
     let header = datagram.get(..20)?;
     if header.get(4..8)? != MAGIC_COOKIE {
         return None;
     }
     let length = usize::from(u16::from_be_bytes([*header.get(2)?, *header.get(3)?]));
-    let mut attributes = datagram.get(20..20 + length)?;
-    while let [kind_high, kind_low, length_high, length_low, rest @ ..] = attributes {
+    let mut rest = datagram.get(20..20 + length)?;
+    Some(std::iter::from_fn(move || {
+        let [kind_high, kind_low, length_high, length_low, after @ ..] = rest else { return None };
         let length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
-        let value = rest.get(..length)?;
-        if u16::from_be_bytes([*kind_high, *kind_low]) == USERNAME {
-            let username = std::str::from_utf8(value).ok()?;
-            return username.split_once(':').map(|(local, _)| local);
-        }
-        attributes = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
+        let value = after.get(..length)?;
+        rest = after.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_be_bytes([*kind_high, *kind_low]), value))
+    }))
 }
 
 /// Routes of all connections of a shard. `K` names a connection.

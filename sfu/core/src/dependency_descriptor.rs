@@ -25,6 +25,12 @@ pub(crate) struct DescriptorReader {
     picture: Option<(u32, u16)>,
 }
 
+/// The number of the frame; none of a descriptor that is cut off.
+pub(crate) fn frame_number(descriptor: &[u8]) -> Option<u16> {
+    let [_, high, low, ..] = *descriptor else { return None };
+    Some(u16::from_be_bytes([high, low]))
+}
+
 /// What a descriptor says about its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Described {

@@ -14,6 +14,8 @@ use zynk_protocol::{
 
 use crate::{
     connection::{Connection, Credentials, DataSent, Mid},
+    media::{egress::EgressStream, keyframes::KeyframeAllowance},
+    media_session::MediaSession,
     rewriter::Rewriter,
     shard::{SubscriptionKey, TrackKey},
 };
@@ -39,6 +41,7 @@ pub(crate) struct Endpoint {
     pub(crate) role: ConnectionRole,
     pub(crate) late_binding: bool,
     pub(crate) connection: Connection,
+    pub(crate) media: MediaSession,
     pub(crate) credentials: CredentialsNow,
     pub(crate) sections: Vec<Section>,
     pub(crate) expected: Vec<ExpectedTrack>,
@@ -55,6 +58,8 @@ pub(crate) struct Endpoint {
     pub(crate) wake_at: Option<Instant>,
     pub(crate) dirty: bool,
     pub(crate) traffic: Traffic,
+    /// When figures of the interval that began then are told.
+    pub(crate) stats_at: Instant,
     /// How often a source that it publishes gave way to another.
     pub(crate) sources_replaced: u32,
 }
@@ -117,6 +122,14 @@ pub(crate) struct Section {
     pub(crate) rewriter: Option<Rewriter>,
     /// Both sides agreed that it carries nothing to the client: it can be given to another track.
     pub(crate) reusable: bool,
+    /// What we send here, once it is negotiated and there are keys.
+    pub(crate) stream: Option<Box<EgressStream>>,
+    /// Of that stream, in source descriptions.
+    pub(crate) cname: String,
+    /// How many more keyframes the client may wish for here.
+    pub(crate) allowance: KeyframeAllowance,
+    /// Packets that the stream had sent at its last report.
+    pub(crate) reported_packets: u64,
 }
 
 impl Section {
@@ -134,6 +147,10 @@ impl Section {
             subscription: None,
             rewriter: None,
             reusable: false,
+            stream: None,
+            cname: String::new(),
+            allowance: KeyframeAllowance::default(),
+            reported_packets: 0,
         }
     }
 }

@@ -1,20 +1,33 @@
-//! One subscriber's share of one track: picks packets, renumbers them, hands them to the connection.
+//! One subscriber's share of one track: picks packets, renumbers them, and writes them when their turn comes.
 
-use std::{sync::Arc, time::Instant};
+mod treatment;
 
+use std::time::Instant;
+
+use slab::Slab;
 use zynk_protocol::{MediaKind, SubscriptionSettings, TrackQuality, TrackSid};
 
 use crate::{
-    connection::{
-        Codec, Connection, ForwardedPacket, MediaPacket, Mid, PacketExtensions, PayloadFormat, Pt,
-        red_primary,
-    },
+    connection::{Codec, Connection, MediaPacket, Mid, PayloadFormat, PayloadTypes, PictureIds, red_primary},
+    dependency_descriptor::frame_number,
+    downstream::Queued,
     layers::{Announcement, LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
-    rewriter::{Rewriter, Rewritten},
+    media::{
+        egress::{EgressError, EgressStream, Outgoing},
+        extensions::SendTime,
+        srtp::Sealer,
+        store::{PacketHandle, PacketInfo, StoredPacket},
+    },
+    rewriter::{EPOCHS_MAX, Epoch, Rewriter, Rewritten},
     selector::{Selection, Selector},
-    shard::{EndpointKey, TrackKey},
-    vp9,
+    shard::{EndpointKey, SubscriptionKey, TrackKey},
+    track::Track,
 };
+
+pub(crate) use treatment::Treatment;
+
+/// Longest dependency descriptor that is changed on its way; longer ones go as they came.
+const DESCRIPTOR_BYTES_MAX: usize = 255;
 
 /// A subscription and how far its negotiation got.
 #[derive(Debug)]
@@ -25,8 +38,11 @@ pub(crate) struct Subscription {
     pub(crate) source: Option<TrackKey>,
     pub(crate) stream_id: String,
     pub(crate) settings: SubscriptionSettings,
-    /// The section that carries it.
+    /// The section that carries it, and its index.
     pub(crate) mid: Option<Mid>,
+    pub(crate) section: usize,
+    /// Tells the subscription from another that got its key later.
+    pub(crate) serial: u32,
     /// The other side has agreed to the section: packets may flow.
     pub(crate) negotiated: bool,
     forwarder: Forwarder,
@@ -36,20 +52,24 @@ pub(crate) struct Subscription {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'a> {
     pub(crate) kind: MediaKind,
-    pub(crate) packet: &'a MediaPacket,
+    pub(crate) packet: &'a MediaPacket<'a>,
+    /// What the encoding's store calls it.
+    pub(crate) handle: PacketHandle,
     /// The encoding that the packet belongs to.
     pub(crate) encoding: usize,
     /// Which encodings of the track are being sent.
     pub(crate) active: &'a [bool],
     /// The highest spatial layer of the encoding that is being sent.
     pub(crate) highest_layer: u8,
+    /// See [`Track::serial`].
+    pub(crate) track_serial: u32,
 }
 
 /// What became of a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Forwarded {
-    /// Payload bytes handed to the connection; none if nothing was.
-    pub(crate) sent_bytes: Option<usize>,
+    /// What is to be sent; none if nothing is.
+    pub(crate) queued: Option<Queued>,
     /// A keyframe of this encoding is needed to start, or to switch to it.
     pub(crate) keyframe: Option<usize>,
     /// The subscriber does not accept the codec.
@@ -62,14 +82,20 @@ impl Subscription {
         track: TrackSid,
         stream_id: String,
         settings: SubscriptionSettings,
+        serial: u32,
     ) -> Self {
-        let forwarder = Forwarder {
-            selector: Selector::default(),
-            layers: LayerSelector::default(),
-            rewriter: None,
-            output: None,
-        };
-        Self { subscriber, track, source: None, stream_id, settings, mid: None, negotiated: false, forwarder }
+        Self {
+            subscriber,
+            track,
+            source: None,
+            stream_id,
+            settings,
+            mid: None,
+            section: 0,
+            serial,
+            negotiated: false,
+            forwarder: Forwarder::default(),
+        }
     }
 
     /// Takes new settings. What was paused starts again at a keyframe.
@@ -93,8 +119,9 @@ impl Subscription {
     }
 
     /// Puts the subscription on a section, whose numbers it goes on with.
-    pub(crate) fn assign(&mut self, mid: Mid, rewriter: Rewriter) {
+    pub(crate) fn assign(&mut self, mid: Mid, section: usize, rewriter: Rewriter) {
         self.mid = Some(mid);
+        self.section = section;
         self.negotiated = false;
         self.forwarder.output = None;
         self.forwarder.rewriter = Some(rewriter);
@@ -122,27 +149,177 @@ impl Subscription {
             || self.forwarder.layers.wants(target_layer(active, quality), highest_layer)
     }
 
-    /// Forwards a packet, or leaves it out.
+    /// Decides on a packet, and numbers it if it is to be sent. `key` is the subscription's own.
     pub(crate) fn forward(
         &mut self,
         now: Instant,
+        key: SubscriptionKey,
         arrival: Arrival<'_>,
-        connection: &mut Connection,
+        connection: &Connection,
     ) -> Forwarded {
-        let Some(mid) = self.mid.filter(|_| self.is_flowing()) else { return Forwarded::default() };
+        #[cfg(test)]
+        connection.fail_if_faulty();
+        let (Some(mid), Some(track)) = (self.mid.filter(|_| self.is_flowing()), self.source) else {
+            return Forwarded::default();
+        };
         let Choice { action, keyframe } = self.forwarder.choose(arrival, self.settings.quality);
-        let sent = match action {
+        let numbered = match action {
             Action::Send { marker, announce } => {
-                self.forwarder.send(now, mid, arrival, (marker, announce), connection)
+                self.forwarder.send(now, (mid, track), arrival, (marker, announce), connection)
             }
-            Action::LeaveOut => Some(self.forwarder.leave_out(mid, arrival.packet, connection)),
+            Action::LeaveOut => Some(self.forwarder.leave_out(arrival.packet)),
             Action::Ignore => Some(None),
         };
-        match sent {
-            Some(sent_bytes) => Forwarded { sent_bytes, keyframe, unsupported: false },
-            None => Forwarded { unsupported: true, ..Forwarded::default() },
+        let Some(numbered) = numbered else { return Forwarded { unsupported: true, ..Forwarded::default() } };
+        let queued = numbered.map(|Numbered { sequence, treatment }| Queued {
+            subscription: key,
+            serial: self.serial,
+            handle: arrival.handle,
+            sequence,
+            tag: treatment.to_tag(),
+        });
+        Forwarded { queued, keyframe, unsupported: false }
+    }
+
+    /// Writes and seals a packet that was queued, at the front of `buffer`; returns its length and that of its
+    /// payload. None if it is gone: too old, of a track that has ended, or of a source too long ago.
+    pub(crate) fn write(
+        &self,
+        queued: &Queued,
+        again: bool,
+        tracks: &Slab<Track>,
+        stream: &mut EgressStream,
+        output: &mut WriteTo<'_>,
+    ) -> Option<(usize, usize)> {
+        let treatment = Treatment::from_tag(queued.tag);
+        let rewriter = self.forwarder.rewriter.as_ref()?;
+        let offsets = rewriter.offsets(treatment.epoch)?;
+        let source = self.forwarder.sources.get(treatment.epoch.place()).copied().flatten()?;
+        let source = Some(source).filter(|source| source.epoch == treatment.epoch)?;
+        let track = tracks.get(source.track.0).filter(|track| track.serial == source.track_serial)?;
+        let encoding = track.encodings.get(source.encoding)?;
+        let stored = if again {
+            encoding.store.get_recent(queued.handle, output.now)?
+        } else {
+            encoding.store.get(queued.handle)?
+        };
+        let codec = source.output.of.codec;
+        let payload = match codec {
+            _ if treatment.empty => &[],
+            Codec::Red if source.output.unwrap_red => red_primary(stored.payload)?,
+            _ => stored.payload,
+        };
+        let patch = offsets
+            .moves_ids()
+            .then(|| Some(offsets.ids(PictureIds::of(codec, payload)?)))
+            .flatten()
+            .and_then(|ids| ids.patch(codec, payload));
+        let mut changed = Descriptor::default();
+        let descriptor = match frame_number(stored.descriptor) {
+            Some(number) if offsets.moves_frames() || treatment.announce.is_some() => {
+                let targets = treatment.announce.and_then(|announce| {
+                    encoding.targets.get(queued.handle)?.limited(
+                        stored.descriptor,
+                        announce.highest,
+                        announce.explicit,
+                    )
+                });
+                changed.set(targets.as_deref().unwrap_or(stored.descriptor), offsets.frame(number))
+            }
+            _ => None,
+        };
+        let bare;
+        let packet = if treatment.empty {
+            bare = bare_info(stored.info);
+            StoredPacket { info: &bare, descriptor: &[], payload }
+        } else {
+            StoredPacket { payload, ..stored }
+        };
+        let out = Outgoing {
+            payload_type: source.output.payload_types.media,
+            rtx_payload_type: source.output.payload_types.rtx,
+            sequence: queued.sequence,
+            timestamp: offsets.timestamp(stored.info.timestamp),
+            marker: treatment.marker,
+            patch,
+            descriptor: descriptor.filter(|_| !treatment.empty),
+            transport_sequence: output.transport_sequence,
+            send_time: output.send_time,
+        };
+        let written = if again {
+            stream.write_rtx(output.sealer, output.buffer, &packet, &out)
+        } else {
+            stream.write(output.sealer, output.buffer, &packet, queued.handle, queued.tag, &out)
+        };
+        match written {
+            Ok(bytes) => Some((bytes, payload.len())),
+            Err(EgressError::NoRtx) => None,
+            Err(error) => {
+                tracing::trace!(%error, "a packet was not written");
+                None
+            }
         }
     }
+
+    /// The running source of what is sent: track, encoding, what is subtracted from its timestamps, and its clock.
+    pub(crate) fn running_source(&self) -> Option<RunningSource> {
+        let rewriter = self.forwarder.rewriter.as_ref()?;
+        let epoch = rewriter.epoch();
+        let source = self.forwarder.sources.get(epoch.place()).copied().flatten()?;
+        let offsets = rewriter.offsets(epoch).filter(|_| source.epoch == epoch)?;
+        Some(RunningSource {
+            track: source.track,
+            encoding: source.encoding,
+            timestamp_offset: offsets.timestamp(0),
+            clock_rate_hz: source.output.of.clock_rate_hz,
+        })
+    }
+}
+
+/// See [`Subscription::running_source`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunningSource {
+    pub(crate) track: TrackKey,
+    pub(crate) encoding: usize,
+    /// What the rewriter adds to timestamps.
+    pub(crate) timestamp_offset: u32,
+    pub(crate) clock_rate_hz: u32,
+}
+
+/// Where a packet is written to, and with what.
+#[derive(Debug)]
+pub(crate) struct WriteTo<'a> {
+    pub(crate) now: Instant,
+    pub(crate) sealer: &'a Sealer,
+    pub(crate) buffer: &'a mut [u8],
+    pub(crate) transport_sequence: u16,
+    pub(crate) send_time: SendTime,
+}
+
+/// A dependency descriptor that is changed.
+struct Descriptor {
+    octets: [u8; DESCRIPTOR_BYTES_MAX],
+}
+
+impl Default for Descriptor {
+    fn default() -> Self {
+        Self { octets: [0; DESCRIPTOR_BYTES_MAX] }
+    }
+}
+
+impl Descriptor {
+    /// The descriptor with another frame number; none if it is too long.
+    fn set(&mut self, descriptor: &[u8], number: u16) -> Option<&[u8]> {
+        let octets = self.octets.get_mut(..descriptor.len())?;
+        octets.copy_from_slice(descriptor);
+        octets.get_mut(1..3)?.copy_from_slice(&number.to_be_bytes());
+        Some(octets)
+    }
+}
+
+/// What is sent of a packet of which nothing is sent but its number.
+fn bare_info(info: &PacketInfo) -> PacketInfo {
+    PacketInfo { audio_level: None, orientation: None, playout_delay: None, capture_time: None, ..*info }
 }
 
 /// The highest spatial layer to forward: all of them where the quality chooses among encodings.
@@ -150,13 +327,32 @@ fn target_layer(active: &[bool], quality: TrackQuality) -> u8 {
     if active.len() == 1 { wanted_layer(quality) } else { TOP_LAYER }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Forwarder {
     selector: Selector,
     layers: LayerSelector,
     /// The section's, as long as there is one.
     rewriter: Option<Rewriter>,
     output: Option<OutputFormat>,
+    /// Where the rewriter's sources come from, by [`Epoch::place`].
+    sources: [Option<EpochSource>; EPOCHS_MAX],
+}
+
+/// Where a source's packets are, and how they go out.
+#[derive(Clone, Copy, Debug)]
+struct EpochSource {
+    epoch: Epoch,
+    track: TrackKey,
+    track_serial: u32,
+    encoding: usize,
+    output: OutputFormat,
+}
+
+/// A packet that is to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Numbered {
+    sequence: u64,
+    treatment: Treatment,
 }
 
 /// What to do with a packet.
@@ -178,10 +374,10 @@ struct Choice {
 }
 
 /// How packets of a format go out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct OutputFormat {
     of: PayloadFormat,
-    payload_type: Pt,
+    payload_types: PayloadTypes,
     /// The subscriber takes no redundancy: send the primary block alone.
     unwrap_red: bool,
 }
@@ -200,7 +396,7 @@ impl Forwarder {
 
     /// Decides on a packet.
     fn choose(&mut self, arrival: Arrival<'_>, quality: TrackQuality) -> Choice {
-        let Arrival { kind, packet, encoding, active, highest_layer } = arrival;
+        let Arrival { kind, packet, encoding, active, highest_layer, .. } = arrival;
         let ignore = Choice { action: Action::Ignore, keyframe: None };
         if packet.payload.is_empty() {
             // Padding of a sender that probes without retransmission payloads.
@@ -234,17 +430,17 @@ impl Forwarder {
         Choice { action, keyframe: keyframe.or(lacks_layer.then_some(encoding)) }
     }
 
-    /// Hands a packet over, and returns its bytes. `None` if its codec is not accepted, `Some(None)` if it
-    /// comes too late, or before the source's start.
+    /// Numbers a packet. `None` if its codec is not accepted, `Some(None)` if it comes too late, or before the
+    /// source's start.
     fn send(
         &mut self,
         now: Instant,
-        mid: Mid,
+        (mid, track): (Mid, TrackKey),
         arrival: Arrival<'_>,
         (marker, announce): (bool, Option<Announcement>),
-        connection: &mut Connection,
-    ) -> Option<Option<usize>> {
-        let Arrival { kind, packet, .. } = arrival;
+        connection: &Connection,
+    ) -> Option<Option<Numbered>> {
+        let Arrival { packet, encoding, track_serial, .. } = arrival;
         let output = match self.output {
             Some(output) if output.of == packet.format => output,
             _ => {
@@ -253,64 +449,35 @@ impl Forwarder {
                 output
             }
         };
-        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.rewrite(now, packet));
-        let Some(mut numbers) = numbers else { return Some(None) };
-        if let (Some(announce), Some(targets)) = (announce, packet.targets)
-            && let Some(descriptor) = numbers.extensions.dependency_descriptor()
-            && let Some(limited) = targets.limited(descriptor, announce.highest, announce.explicit)
+        let Some(rewriter) = self.rewriter.as_mut() else { return Some(None) };
+        let Some(Rewritten { sequence, .. }) = rewriter.rewrite(now, packet) else { return Some(None) };
+        let epoch = rewriter.epoch();
+        if let Some(place) = self.sources.get_mut(epoch.place())
+            && place.is_none_or(|source| source.epoch != epoch || source.output != output)
         {
-            numbers.extensions = numbers.extensions.with_dependency_descriptor(limited);
+            *place = Some(EpochSource { epoch, track, track_serial, encoding, output });
         }
-        let payload = match (packet.format.codec, numbers.ids) {
-            (Codec::Red, _) if output.unwrap_red => match red_primary(&packet.payload) {
-                Some(primary) => primary,
-                None => return Some(None),
-            },
-            (Codec::Vp9, Some(ids)) if numbers.ids != packet.ids => vp9::with_ids(&packet.payload, ids),
-            _ => packet.payload.clone(),
-        };
-        let vp8 = numbers.ids.filter(|_| packet.format.codec == Codec::Vp8);
-        let retransmittable = kind == MediaKind::Video;
-        let packet = ForwardedPacket {
-            marker,
-            vp8,
-            retransmittable,
-            ..forwarded(numbers, output.payload_type, payload)
-        };
-        let bytes = packet.payload.len();
-        Some(connection.write(mid, packet).then_some(bytes))
+        // Only what a descriptor can be made to say.
+        let announce = announce.filter(|_| packet.targets.is_some());
+        Some(Some(Numbered { sequence, treatment: Treatment { epoch, marker, empty: false, announce } }))
     }
 
     /// Leaves a packet out. If the receiver waits for it, an empty one goes in its place.
-    fn leave_out(&mut self, mid: Mid, packet: &MediaPacket, connection: &mut Connection) -> Option<usize> {
-        let numbers = self.rewriter.as_mut().and_then(|rewriter| rewriter.leave_out(packet));
-        let (Some(numbers), Some(output)) = (numbers, self.output) else { return None };
-        let empty = forwarded(numbers, output.payload_type, Arc::from([]));
-        let empty = ForwardedPacket { extensions: PacketExtensions::default(), ..empty };
-        connection.write(mid, empty).then_some(0)
-    }
-}
-
-fn forwarded(numbers: Rewritten, payload_type: Pt, payload: Arc<[u8]>) -> ForwardedPacket {
-    ForwardedPacket {
-        payload_type,
-        sequence: numbers.sequence,
-        timestamp: numbers.timestamp,
-        marker: false,
-        payload,
-        extensions: numbers.extensions,
-        vp8: None,
-        retransmittable: true,
+    fn leave_out(&mut self, packet: &MediaPacket<'_>) -> Option<Numbered> {
+        let rewriter = self.rewriter.as_mut()?;
+        let Rewritten { sequence, .. } = rewriter.leave_out(packet)?;
+        let treatment = Treatment { epoch: rewriter.epoch(), marker: false, empty: true, announce: None };
+        Some(Numbered { sequence, treatment })
     }
 }
 
 fn output_format(mid: Mid, format: PayloadFormat, connection: &Connection) -> Option<OutputFormat> {
-    if let Ok(payload_type) = connection.payload_type(mid, &format) {
-        return Some(OutputFormat { of: format, payload_type, unwrap_red: false });
+    if let Ok(payload_types) = connection.payload_types(mid, &format) {
+        return Some(OutputFormat { of: format, payload_types, unwrap_red: false });
     }
     let plain = (format.codec == Codec::Red).then(|| Connection::without_red(&format))?;
-    let payload_type = connection.payload_type(mid, &plain).ok()?;
-    Some(OutputFormat { of: format, payload_type, unwrap_red: true })
+    let payload_types = connection.payload_types(mid, &plain).ok()?;
+    Some(OutputFormat { of: format, payload_types, unwrap_red: true })
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub enum Input<'a> {
         source: SocketAddr,
         /// Our address that they were sent to, as announced in a candidate.
         destination: SocketAddr,
-        /// The datagram or frame.
-        payload: &'a [u8],
+        /// The datagram or frame; media is decrypted in place.
+        payload: &'a mut [u8],
     },
     /// An ICE-TCP connection ended.
     TcpClosed {
@@ -45,9 +45,9 @@ pub enum Input<'a> {
 
 /// Something for the shell to do.
 #[derive(Debug)]
-pub enum Output {
+pub enum Output<'a> {
     /// Send bytes.
-    Transmit(Transmit),
+    Transmit(Transmit<'a>),
     /// Tell signaling.
     Event {
         /// The room in which it happened.
@@ -60,8 +60,8 @@ pub enum Output {
 }
 
 /// Bytes to send.
-#[derive(Debug)]
-pub struct Transmit {
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
     /// How.
     pub transport: Transport,
     /// From which of our addresses.
@@ -69,5 +69,5 @@ pub struct Transmit {
     /// To whom.
     pub destination: SocketAddr,
     /// The datagram or frame (without RFC 4571's length bytes).
-    pub payload: Vec<u8>,
+    pub payload: &'a [u8],
 }

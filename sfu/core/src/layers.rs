@@ -55,9 +55,9 @@ pub(crate) struct StreamLayers {
 
 impl StreamLayers {
     /// Notes a packet, and completes it with what its dependency descriptor says.
-    pub(crate) fn observe(&mut self, now: Instant, packet: &mut MediaPacket) {
+    pub(crate) fn observe(&mut self, now: Instant, packet: &mut MediaPacket<'_>) {
         if matches!(packet.format.codec, Codec::Av1 | Codec::Vp9)
-            && let Some(descriptor) = packet.extensions.dependency_descriptor()
+            && let Some(descriptor) = packet.extensions.dependency_descriptor
             && let Some(described) = self.descriptors.read(descriptor, packet.timestamp)
         {
             packet.layer = packet.layer.or(Some(described.layer));
@@ -133,7 +133,7 @@ impl LayerSelector {
     }
 
     /// Decides on a packet, with `target` as the highest layer that is wanted.
-    pub(crate) fn select(&mut self, packet: &MediaPacket, layer: Layer, target: u8) -> LayerSelection {
+    pub(crate) fn select(&mut self, packet: &MediaPacket<'_>, layer: Layer, target: u8) -> LayerSelection {
         let mut known = self.picture(packet.timestamp, target.max(self.lowest));
         if known.is_none() && packet.keyframe {
             // The publisher's clock was set back.

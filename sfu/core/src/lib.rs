@@ -1,7 +1,7 @@
 //! The SFU's core, sans-IO: datagrams and commands in, datagrams and events out.
 //!
 //! ```
-//! use std::time::Instant;
+//! use std::time::{Duration, Instant};
 //! use zynk_sfu_core::{Certificate, Input, Output, Shard, ShardConfig, ShardIndex};
 //!
 //! let now = Instant::now();
@@ -10,6 +10,7 @@
 //!     udp: vec!["127.0.0.1:7882".parse().unwrap()],
 //!     tcp: vec![],
 //!     certificate: Certificate::generate().unwrap(),
+//!     unix_time: Duration::from_secs(1_750_000_000),
 //!     seed: 1,
 //! };
 //! let mut shard = Shard::new(config, now).unwrap();
@@ -21,17 +22,23 @@ mod config;
 mod connection;
 mod demux;
 mod dependency_descriptor;
+mod downstream;
 mod endpoint;
 mod forwarder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod layers;
 pub mod media;
+mod media_session;
 mod rewriter;
 mod sdp;
 mod selector;
 mod shard;
 mod speakers;
 mod track;
+mod upstream;
+mod vp8;
 mod vp9;
 
 pub use config::{Certificate, ShardConfig, ShardError, ShardIndex};

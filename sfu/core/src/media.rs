@@ -1,5 +1,4 @@
-//! The media plane: RTP and RTCP from the datagram to the frame's way out, without str0m. The shard does not
-//! use it yet: media goes through `connection`.
+//! The media plane: RTP and RTCP from the datagram to the frame's way out, without str0m.
 //!
 //! ```text
 //!   datagram ─► srtp open ─► rtp parse once ─► receiver (statistics, NACK, TWCC feedback) ─► track

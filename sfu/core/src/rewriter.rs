@@ -5,7 +5,10 @@ use std::{collections::VecDeque, time::Instant};
 
 use rand::{Rng, RngExt};
 
-use crate::connection::{MediaPacket, PacketExtensions, PictureIds};
+use crate::{
+    connection::{MediaPacket, PictureIds},
+    dependency_descriptor::frame_number,
+};
 
 /// Numbers of a forwarded packet.
 #[derive(Clone, Debug)]
@@ -14,12 +17,28 @@ pub(crate) struct Rewritten {
     pub(crate) sequence: u64,
     pub(crate) timestamp: u32,
     pub(crate) ids: Option<PictureIds>,
-    pub(crate) extensions: PacketExtensions,
+    /// The frame's number in the dependency descriptor, if it has one.
+    pub(crate) frame: Option<u16>,
 }
 
 /// Runs of packets left out that are remembered, for packets that come late. With a run a picture, those of
 /// several seconds; packets from before them are not forwarded.
 const RUNS_MAX: usize = 128;
+
+/// Sources, the running one included, whose numbers are known for packets that are sent (again) later. More than a
+/// round trip and the pacer's queue can see change.
+pub(crate) const EPOCHS_MAX: usize = 8;
+
+/// Names a source of an outgoing stream among its last [`EPOCHS_MAX`]; counts up with each one, and wraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epoch(pub(crate) u8);
+
+impl Epoch {
+    /// Its place among [`EPOCHS_MAX`].
+    pub(crate) fn place(self) -> usize {
+        usize::from(self.0) % EPOCHS_MAX
+    }
+}
 
 /// The state of one outgoing stream.
 #[derive(Debug)]
@@ -32,6 +51,10 @@ pub(crate) struct Rewriter {
     last_ids: Option<PictureIds>,
     last_frame: Option<u16>,
     source: Option<Source>,
+    /// The running source's, or the last one's.
+    epoch: Epoch,
+    /// By [`Epoch::place`].
+    offsets: [Offsets; EPOCHS_MAX],
     /// What was left out of the source, from oldest to newest.
     runs: VecDeque<Run>,
 }
@@ -67,12 +90,43 @@ struct Source {
     offsets: Offsets,
 }
 
+/// What is subtracted from a source's numbers.
 #[derive(Clone, Copy, Debug, Default)]
-struct Offsets {
+pub(crate) struct Offsets {
     timestamp: u32,
     picture: u16,
     tl0: u8,
     frame: u16,
+}
+
+impl Offsets {
+    /// The outgoing timestamp.
+    pub(crate) fn timestamp(self, timestamp: u32) -> u32 {
+        timestamp.wrapping_sub(self.timestamp)
+    }
+
+    /// The outgoing picture ids.
+    pub(crate) fn ids(self, ids: PictureIds) -> PictureIds {
+        PictureIds {
+            picture_id: ids.picture_id.wrapping_sub(self.picture) & 0x7fff,
+            tl0_pic_idx: ids.tl0_pic_idx.map(|index| index.wrapping_sub(self.tl0)),
+        }
+    }
+
+    /// Whether picture ids change.
+    pub(crate) fn moves_ids(self) -> bool {
+        self.picture != 0 || self.tl0 != 0
+    }
+
+    /// The outgoing frame number.
+    pub(crate) fn frame(self, number: u16) -> u16 {
+        number.wrapping_sub(self.frame)
+    }
+
+    /// Whether frame numbers change.
+    pub(crate) fn moves_frames(self) -> bool {
+        self.frame != 0
+    }
 }
 
 impl Rewriter {
@@ -86,8 +140,21 @@ impl Rewriter {
             last_ids: None,
             last_frame: None,
             source: None,
+            epoch: Epoch::default(),
+            offsets: [Offsets::default(); EPOCHS_MAX],
             runs: VecDeque::new(),
         }
+    }
+
+    /// The source that the last packet was numbered for.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What is subtracted from a source's numbers; none if too many sources came after it.
+    pub(crate) fn offsets(&self, epoch: Epoch) -> Option<Offsets> {
+        let age = usize::from(self.epoch.0.wrapping_sub(epoch.0));
+        self.offsets.get(epoch.place()).copied().filter(|_| age < EPOCHS_MAX)
     }
 
     /// The next packet begins a new source.
@@ -98,7 +165,7 @@ impl Rewriter {
 
     /// Leaves a packet out, so that those around it have adjoining numbers. When it comes so late that its
     /// number was kept free for it, the receiver misses that number: it is returned, to send something empty.
-    pub(crate) fn leave_out(&mut self, packet: &MediaPacket) -> Option<Rewritten> {
+    pub(crate) fn leave_out(&mut self, packet: &MediaPacket<'_>) -> Option<Rewritten> {
         let source = self.source.as_mut()?;
         let number = packet.sequence;
         if number <= source.highest {
@@ -139,9 +206,14 @@ impl Rewriter {
     }
 
     /// Numbers for `packet`, or none if it came before the source's first packet, or too late.
-    pub(crate) fn rewrite(&mut self, now: Instant, packet: &MediaPacket) -> Option<Rewritten> {
+    pub(crate) fn rewrite(&mut self, now: Instant, packet: &MediaPacket<'_>) -> Option<Rewritten> {
         if self.source.is_none() {
-            self.source = Some(self.begin(now, packet));
+            let source = self.begin(now, packet);
+            self.epoch = Epoch(self.epoch.0.wrapping_add(1));
+            if let Some(place) = self.offsets.get_mut(self.epoch.place()) {
+                *place = source.offsets;
+            }
+            self.source = Some(source);
         }
         let sequence = self.place(packet.sequence)?;
         let source = self.source.as_mut()?;
@@ -152,31 +224,26 @@ impl Rewriter {
             self.last_timestamp = numbers.timestamp;
             self.last_at = Some(now);
             self.last_ids = numbers.ids.or(self.last_ids);
-            self.last_frame = numbers.extensions.frame_number().or(self.last_frame);
+            self.last_frame = numbers.frame.or(self.last_frame);
         }
         Some(numbers)
     }
 
-    fn numbers(&self, packet: &MediaPacket, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
+    fn numbers(&self, packet: &MediaPacket<'_>, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
         let offsets = self.source.map(|source| source.offsets).unwrap_or_default();
-        let extensions = match packet.extensions.frame_number() {
-            Some(number) if offsets.frame != 0 => {
-                packet.extensions.with_frame_number(number.wrapping_sub(offsets.frame))
-            }
-            _ => packet.extensions.clone(),
-        };
         Rewritten {
             sequence,
-            timestamp: packet.timestamp.wrapping_sub(offsets.timestamp),
-            ids: ids.map(|ids| PictureIds {
-                picture_id: ids.picture_id.wrapping_sub(offsets.picture) & 0x7fff,
-                tl0_pic_idx: ids.tl0_pic_idx.map(|index| index.wrapping_sub(offsets.tl0)),
-            }),
-            extensions,
+            timestamp: offsets.timestamp(packet.timestamp),
+            ids: ids.map(|ids| offsets.ids(ids)),
+            frame: packet
+                .extensions
+                .dependency_descriptor
+                .and_then(frame_number)
+                .map(|number| offsets.frame(number)),
         }
     }
 
-    fn begin(&self, now: Instant, packet: &MediaPacket) -> Source {
+    fn begin(&self, now: Instant, packet: &MediaPacket<'_>) -> Source {
         let timestamp = match self.last_at {
             None => self.last_timestamp,
             Some(at) => {
@@ -194,7 +261,7 @@ impl Rewriter {
             }
             _ => (0, 0),
         };
-        let frame = match (packet.extensions.frame_number(), self.last_frame) {
+        let frame = match (packet.extensions.dependency_descriptor.and_then(frame_number), self.last_frame) {
             (Some(number), Some(last)) => number.wrapping_sub(last.wrapping_add(1)),
             _ => 0,
         };
@@ -224,11 +291,11 @@ mod tests {
         Instant::now()
     }
 
-    fn packet(sequence: u64, timestamp: u32) -> MediaPacket {
+    fn packet(sequence: u64, timestamp: u32) -> MediaPacket<'static> {
         MediaPacket::unreceived(Codec::Vp8, sequence, timestamp, &[0; 4])
     }
 
-    fn with_ids(packet: MediaPacket, ids: Option<PictureIds>) -> MediaPacket {
+    fn with_ids(packet: MediaPacket<'static>, ids: Option<PictureIds>) -> MediaPacket<'static> {
         MediaPacket { ids, ..packet }
     }
 

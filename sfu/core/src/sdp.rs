@@ -5,7 +5,7 @@ use rustc_hash::FxHashSet;
 use sdp_types::{Attribute, Media, Session};
 use zynk_protocol::{MediaKind, MimeType, NegotiationFailure, SDP_BYTES_MAX};
 
-use crate::connection::Credentials;
+use crate::{connection::Credentials, upstream::DeclaredSource};
 
 /// Media sections of one connection; offers with more are refused. Two for each of 256 publishers.
 pub(crate) const SECTIONS_MAX: usize = 512;
@@ -25,6 +25,8 @@ const ENCODINGS_MAX: usize = 4;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RemoteDescription {
     pub(crate) sections: Vec<RemoteSection>,
+    /// The client takes header extensions in both forms alternately (`a=extmap-allow-mixed`, RFC 8285, section 6).
+    pub(crate) mixed_extension_forms: bool,
 }
 
 /// One media section of a client's description.
@@ -40,6 +42,8 @@ pub(crate) struct RemoteSection {
     pub(crate) track_id: Option<String>,
     /// Simulcast encodings, lowest first; empty without simulcast.
     pub(crate) rids: Vec<String>,
+    /// The sources that it will send with (`a=ssrc`); browsers leave them out of a simulcast.
+    pub(crate) sources: Vec<DeclaredSource>,
 }
 
 /// How one of our sections is to look.
@@ -94,7 +98,10 @@ pub(crate) fn read(sdp: &str) -> Result<RemoteDescription, NegotiationFailure> {
     }
     check_sizes(&session)?;
     let sections = session.medias.iter().map(section).collect::<Result<_, _>>()?;
-    Ok(RemoteDescription { sections })
+    let mixed = |media: &Media| media.port == 0 || has(&media.attributes, "extmap-allow-mixed");
+    let mixed_extension_forms =
+        has(&session.attributes, "extmap-allow-mixed") || session.medias.iter().all(mixed);
+    Ok(RemoteDescription { sections, mixed_extension_forms })
 }
 
 /// Refuses what would cost more than a call needs.
@@ -285,7 +292,33 @@ fn section(media: &Media) -> Result<RemoteSection, NegotiationFailure> {
         receives: receives && kind.is_some(),
         track_id: track_id(attributes),
         rids: rids(attributes),
+        sources: if kind.is_some() { sources(attributes) } else { Vec::new() },
     })
+}
+
+/// Sources of a section, each with what it repairs (RFC 5576; `a=ssrc-group:FID media repair`, RFC 5576, section 4.2).
+fn sources(attributes: &[Attribute]) -> Vec<DeclaredSource> {
+    let values = |name: &'static str| {
+        attributes
+            .iter()
+            .filter(move |attribute| attribute.attribute == name)
+            .filter_map(|a| a.value.as_deref())
+    };
+    let mut sources: Vec<DeclaredSource> = Vec::new();
+    for ssrc in values("ssrc").filter_map(|value| value.split(' ').next()?.parse().ok()) {
+        if sources.iter().all(|known| known.ssrc != ssrc) {
+            sources.push(DeclaredSource { ssrc, repairs: None });
+        }
+    }
+    for pair in values("ssrc-group").filter_map(|value| value.strip_prefix("FID ")) {
+        let mut numbers = pair.split(' ').map(str::parse::<u32>);
+        if let (Some(Ok(media)), Some(Ok(repair))) = (numbers.next(), numbers.next())
+            && let Some(source) = sources.iter_mut().find(|source| source.ssrc == repair)
+        {
+            source.repairs = Some(media);
+        }
+    }
+    sources
 }
 
 fn track_id(attributes: &[Attribute]) -> Option<String> {

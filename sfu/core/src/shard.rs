@@ -1,16 +1,20 @@
 //! A share of the SFU: the rooms of one worker thread.
 //!
 //! ```text
-//!  Input ─► datagram ─► demux ─► connection ─► media packet ─► track ─► subscriptions ─► connections ─┐
-//!        └► command  ─► endpoint, track, subscription                                                 │
-//!        └► timeout  ─► connections, negotiations, keyframe requests, speakers                        │
-//!  Output ◄── transmits and events of the connections that were touched ◄────────────────────────────┘
+//!  Input ─► datagram ─► demux ─┬─ STUN, DTLS ─► connection
+//!        │                      └─ RTP, RTCP ──► media session ─► track ─► subscriptions ─► media sessions
+//!        ├► command  ─► endpoint, track, subscription
+//!        └► timeout  ─► connections, media sessions, negotiations, keyframe requests, speakers
+//!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
 
 mod backup;
 mod commands;
 mod forward;
+mod media;
 mod negotiate;
+mod outbox;
+mod reports;
 mod timers;
 
 use std::{
@@ -24,19 +28,20 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use zynk_protocol::{
-    ConnectionId, ConnectionState, ConnectionStats, EndReason, NodeEvent, RoomSid, TrackSid,
-};
+use zynk_protocol::{ConnectionId, ConnectionState, EndReason, NodeEvent, RoomSid, TrackSid};
 
 use crate::{
     Input, Output, ShardConfig, ShardError, Transport,
-    connection::{ConnectionEvent, ConnectionOutput, TransportStats},
-    demux::{DatagramKind, Demux, local_ufrag},
-    endpoint::{Endpoint, Traffic},
+    connection::{ConnectionEvent, ConnectionOutput, Path},
+    demux::{DatagramKind, Demux, local_ufrag, nomination},
+    endpoint::Endpoint,
     forwarder::Subscription,
+    media::timers::TimerWheel,
     speakers::Speakers,
     track::Track,
 };
+
+use outbox::Outbox;
 
 /// Index of a connection in the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,9 +73,17 @@ pub struct Shard {
     /// Subscriptions to tracks that have not started.
     waiting: FxHashMap<TrackSid, Vec<SubscriptionKey>>,
     demux: Demux<EndpointKey>,
-    outputs: VecDeque<Output>,
+    outbox: Outbox,
+    events: VecDeque<(RoomSid, NodeEvent)>,
+    /// Connections and media sessions that have something to say.
     dirty: Vec<EndpointKey>,
+    media_dirty: Vec<EndpointKey>,
     timers: BTreeSet<(Instant, EndpointKey)>,
+    /// Of media sessions, by their endpoint's index.
+    media_timers: TimerWheel,
+    /// For [`Subscription::serial`] and [`Track::serial`].
+    next_serial: u32,
+    started_at: Instant,
     next_tick: Instant,
     stats: ShardStats,
 }
@@ -136,9 +149,14 @@ impl Shard {
             subscriptions: Slab::new(),
             waiting: FxHashMap::default(),
             demux: Demux::new(),
-            outputs: VecDeque::new(),
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
             dirty: Vec::new(),
+            media_dirty: Vec::new(),
             timers: BTreeSet::new(),
+            media_timers: TimerWheel::new(now),
+            next_serial: 0,
+            started_at: now,
             next_tick: now,
             stats: ShardStats::default(),
         })
@@ -151,23 +169,36 @@ impl Shard {
             Input::Datagram { transport, source, destination, payload } => {
                 self.handle_datagram(transport, source, destination, payload);
             }
-            Input::TcpClosed { source } => self.demux.remove_address(Transport::Tcp, source),
+            Input::TcpClosed { source } => {
+                let owner = self.demux.by_address(Transport::Tcp, source);
+                if let Some(endpoint) = owner.and_then(|key| self.endpoints.get_mut(key.0)) {
+                    endpoint.media.forget_path(Transport::Tcp, source);
+                }
+                self.demux.remove_address(Transport::Tcp, source);
+            }
             Input::Command { room, action } => self.handle_command(room, action),
             Input::Timeout => self.handle_timers(),
         }
     }
 
     /// The next thing to do.
-    pub fn poll_output(&mut self) -> Output {
-        loop {
-            if let Some(output) = self.outputs.pop_front() {
-                return output;
+    pub fn poll_output(&mut self) -> Output<'_> {
+        let entry = loop {
+            if let Some(entry) = self.outbox.next() {
+                break entry;
             }
-            match self.dirty.pop() {
-                Some(key) => self.flush(key),
-                None => return Output::Timeout(self.next_wake()),
+            if let Some((room, event)) = self.events.pop_front() {
+                return Output::Event { room, event };
             }
-        }
+            if let Some(key) = self.media_dirty.pop() {
+                self.serve_media(key);
+            } else if let Some(key) = self.dirty.pop() {
+                self.flush(key);
+            } else {
+                return Output::Timeout(self.next_wake());
+            }
+        };
+        Output::Transmit(self.outbox.transmit(entry))
     }
 
     /// Counters and sizes.
@@ -187,9 +218,10 @@ impl Shard {
         transport: Transport,
         source: SocketAddr,
         destination: SocketAddr,
-        payload: &[u8],
+        payload: &mut [u8],
     ) {
-        let key = match DatagramKind::of(payload) {
+        let kind = DatagramKind::of(payload);
+        let key = match kind {
             DatagramKind::Stun => {
                 let named = local_ufrag(payload).and_then(|ufrag| self.demux.by_ufrag(ufrag));
                 let now = self.now;
@@ -206,14 +238,27 @@ impl Shard {
                     })
                 })
             }
-            DatagramKind::Other => self.demux.by_address(transport, source),
+            DatagramKind::Dtls | DatagramKind::Media => self.demux.by_address(transport, source),
             DatagramKind::Unknown => None,
         };
         let Some(key) = key else {
             self.stats.datagrams_dropped += 1;
             return;
         };
+        if kind == DatagramKind::Media {
+            if !self.handle_media(key, transport, source, payload) {
+                self.stats.datagrams_dropped += 1;
+            }
+            return;
+        }
         let now = self.now;
+        if kind == DatagramKind::Stun
+            && let Some(priority) = nomination(payload)
+            && let Some(endpoint) = self.endpoints.get_mut(key.0)
+        {
+            let path = Path { transport, local: destination, remote: source };
+            endpoint.media.nominate(now, path, priority);
+        }
         let taken = self.guard(key, |endpoint| {
             endpoint.connection.handle_datagram(now, transport, source, destination, payload).is_ok()
         });
@@ -244,7 +289,7 @@ impl Shard {
             match output {
                 None => return,
                 Some(Ok(ConnectionOutput::Transmit(transmit))) => {
-                    self.outputs.push_back(Output::Transmit(transmit));
+                    self.outbox.push(transmit.path, &transmit.payload);
                 }
                 Some(Ok(ConnectionOutput::Event(event))) => self.handle_event(key, event),
                 Some(Ok(ConnectionOutput::Timeout(at))) => {
@@ -269,9 +314,13 @@ impl Shard {
             ConnectionEvent::Connected | ConnectionEvent::Reconnected => {
                 let first = !endpoint.connected_once;
                 endpoint.connected_once = true;
+                if first {
+                    endpoint.stats_at = now;
+                }
                 if endpoint.disconnected_at.take().is_some() || first {
                     let state = ConnectionState::Connected;
                     self.emit(key, NodeEvent::ConnectionState { connection, state });
+                    self.open_streams(key);
                     self.request_missing_keyframes(key);
                 }
             }
@@ -283,19 +332,12 @@ impl Shard {
                 }
             }
             ConnectionEvent::Closed => self.close(key, Some(ConnectionState::Closed)),
-            ConnectionEvent::Media(packet) => self.forward(key, packet),
-            ConnectionEvent::KeyframeRequest { mid } => self.handle_keyframe_request(key, mid),
             ConnectionEvent::DataChannelOpen { kind } => {
                 self.emit(key, NodeEvent::DataChannelOpen { connection, kind });
             }
             ConnectionEvent::Data { kind, payload } => {
                 self.stats.data_messages_received += 1;
                 self.emit(key, NodeEvent::DataReceived { connection, kind, payload: payload.into() });
-            }
-            ConnectionEvent::Stats(stats) => {
-                let traffic = std::mem::take(&mut endpoint.traffic);
-                let stats = connection_stats(connection, traffic, stats);
-                self.emit(key, NodeEvent::Stats { connections: vec![stats] });
             }
         }
     }
@@ -325,7 +367,7 @@ impl Shard {
         for _ in 0..OUTPUTS_PER_TURN_MAX {
             match self.guard(key, |endpoint| endpoint.connection.poll()) {
                 Some(Ok(ConnectionOutput::Transmit(transmit))) => {
-                    self.outputs.push_back(Output::Transmit(transmit));
+                    self.outbox.push(transmit.path, &transmit.payload);
                 }
                 Some(Ok(ConnectionOutput::Event(_))) => {}
                 _ => break,
@@ -361,6 +403,10 @@ impl Shard {
         self.by_id.remove(&endpoint.id);
         self.demux.remove(key);
         self.dirty.retain(|dirty| *dirty != key);
+        self.media_dirty.retain(|dirty| *dirty != key);
+        if let Ok(slot) = u32::try_from(key.0) {
+            self.media_timers.cancel(slot);
+        }
         if let Some(at) = endpoint.wake_at {
             self.timers.remove(&(at, key));
         }
@@ -401,32 +447,17 @@ impl Shard {
         }
     }
 
+    /// A number that no other subscription or track of this shard has, until it wraps.
+    fn draw_serial(&mut self) -> u32 {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        self.next_serial
+    }
+
     fn emit(&mut self, key: EndpointKey, event: NodeEvent) {
         if let Some(endpoint) = self.endpoints.get(key.0) {
             let room = endpoint.room.clone();
-            self.outputs.push_back(Output::Event { room, event });
+            self.events.push_back((room, event));
         }
-    }
-}
-
-fn connection_stats(connection: ConnectionId, traffic: Traffic, stats: TransportStats) -> ConnectionStats {
-    /// Seconds between two reports.
-    const INTERVAL_S: u64 = 5;
-    let bitrate = |bytes: u64| zynk_protocol::Bitrate::from_bps(bytes.saturating_mul(8) / INTERVAL_S);
-    let lost = |packets: u64, fraction: f32| {
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let lost = (packets as f32 * fraction.clamp(0.0, 1.0)).round() as u64;
-        lost
-    };
-    let upstream_lost =
-        lost(traffic.packets_received, stats.upstream_loss / (1.0 - stats.upstream_loss.min(0.99)));
-    ConnectionStats {
-        connection,
-        upstream: (traffic.packets_received.saturating_add(upstream_lost), upstream_lost),
-        downstream: (traffic.packets_sent, lost(traffic.packets_sent, stats.downstream_loss)),
-        rtt_ms: stats.rtt.map(|rtt| rtt.as_secs_f32() * 1000.0),
-        upstream_bitrate: bitrate(traffic.bytes_received),
-        downstream_bitrate: bitrate(traffic.bytes_sent),
     }
 }
 

@@ -1,12 +1,21 @@
 //! A published track: its encodings, who receives it and when its publisher was last asked for a keyframe.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use zynk_protocol::{BackupUse, MediaKind, MimeType, TrackSid};
 
 use crate::{
     connection::{Mid, Rid},
+    dependency_descriptor::DecodeTargets,
     layers::StreamLayers,
+    media::{
+        egress::NtpTime,
+        keyframes::KeyframeRequests,
+        store::{PacketHandle, PacketStore, StoreConfig},
+    },
     shard::{EndpointKey, SubscriptionKey, TrackKey},
 };
 
@@ -14,23 +23,15 @@ use crate::{
 /// the pause between frames of any camera; simulcast of a screen share below one frame a second changes layers
 /// needlessly.
 const ENCODING_IDLE: Duration = Duration::from_millis(1500);
-/// At most one keyframe request per encoding in this time, however many subscribers ask: a keyframe costs
-/// the publisher several times a normal frame.
-const KEYFRAME_INTERVAL_MIN: Duration = Duration::from_millis(500);
-
 /// A packet that comes so much too late is none of the running stream's (RFC 3550, appendix A.1:
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
-/// How often an unanswered keyframe request is repeated at the shortest interval; later the interval doubles
-/// each time.
-const KEYFRAME_EAGER_REPEATS: u32 = 4;
-/// The longest such interval is the shortest, doubled so often.
-const KEYFRAME_DOUBLINGS_MAX: u32 = 4;
-
 /// A track whose section has been negotiated.
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) sid: TrackSid,
+    /// Tells the track from another that got its key later.
+    pub(crate) serial: u32,
     pub(crate) publisher: EndpointKey,
     pub(crate) mid: Mid,
     pub(crate) kind: MediaKind,
@@ -51,10 +52,46 @@ pub(crate) struct Track {
 pub(crate) struct Encoding {
     pub(crate) rid: Option<Rid>,
     pub(crate) layers: StreamLayers,
+    /// Its packets, once for all who receive them.
+    pub(crate) store: PacketStore,
+    /// What their dependency descriptors say of decode targets.
+    pub(crate) targets: TargetHistory,
+    /// What the publisher's last report said of its clock.
+    pub(crate) clock: Option<PublisherClock>,
     /// Who sends it, and the highest number that came.
     source: Option<(u32, u64)>,
     last_packet_at: Option<Instant>,
     keyframes: KeyframeRequests,
+}
+
+/// What a publisher's clock of timestamps read at a time: its sender report (RFC 3550, section 6.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PublisherClock {
+    /// On our clock.
+    pub(crate) ntp: NtpTime,
+    pub(crate) rtp: u32,
+}
+
+/// Descriptors whose decode targets are known; older ones go out as they came. As many packets as a subscriber
+/// may ask for again.
+const TARGETS_MAX: usize = 512;
+
+/// The decode targets of the last packets that had any.
+#[derive(Debug, Default)]
+pub(crate) struct TargetHistory(VecDeque<(PacketHandle, DecodeTargets)>);
+
+impl TargetHistory {
+    pub(crate) fn push(&mut self, handle: PacketHandle, targets: DecodeTargets) {
+        if self.0.len() >= TARGETS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((handle, targets));
+    }
+
+    /// Those of a packet; the newest are found first.
+    pub(crate) fn get(&self, handle: PacketHandle) -> Option<DecodeTargets> {
+        self.0.iter().rev().find(|(known, _)| *known == handle).map(|(_, targets)| *targets)
+    }
 }
 
 /// Whose packet came.
@@ -67,10 +104,17 @@ pub(crate) enum Source {
 }
 
 impl Encoding {
-    pub(crate) fn new(rid: Option<Rid>) -> Self {
+    pub(crate) fn new(kind: MediaKind, rid: Option<Rid>) -> Self {
+        let store = match kind {
+            MediaKind::Audio => StoreConfig::AUDIO,
+            MediaKind::Video => StoreConfig::VIDEO,
+        };
         Self {
             rid,
             layers: StreamLayers::default(),
+            store: PacketStore::new(store),
+            targets: TargetHistory::default(),
+            clock: None,
             source: None,
             last_packet_at: None,
             keyframes: KeyframeRequests::default(),
@@ -81,7 +125,7 @@ impl Encoding {
     pub(crate) fn observe(&mut self, now: Instant, keyframe: bool) {
         self.last_packet_at = Some(now);
         if keyframe {
-            self.keyframes.satisfied();
+            self.keyframes.on_keyframe(now);
         }
     }
 
@@ -129,53 +173,32 @@ impl Track {
         }
     }
 
-    /// Notes that somebody needs a keyframe of an encoding. True if the publisher is to be asked now.
-    pub(crate) fn want_keyframe(&mut self, now: Instant, index: usize) -> bool {
-        self.kind == MediaKind::Video
-            && self.encodings.get_mut(index).is_some_and(|encoding| encoding.keyframes.want(now))
+    /// Notes that somebody needs a keyframe of an encoding; see [`KeyframeRequests::want`]. True if the publisher is to
+    /// be asked now.
+    pub(crate) fn want_keyframe(
+        &mut self,
+        now: Instant,
+        index: usize,
+        publisher_rtt: Option<Duration>,
+        sent_before: Duration,
+    ) -> bool {
+        let Some(encoding) = self.encodings.get_mut(index).filter(|_| self.kind == MediaKind::Video) else {
+            return false;
+        };
+        if let Some(rtt) = publisher_rtt {
+            encoding.keyframes.set_rtt(rtt);
+        }
+        encoding.keyframes.want(now, sent_before)
     }
 
     /// Encodings whose keyframe is overdue, to be asked for again: none where nobody would see it.
     pub(crate) fn overdue_keyframes(&mut self, now: Instant) -> Vec<Option<Rid>> {
         if self.muted || self.subscribers.is_empty() {
-            self.encodings.iter_mut().for_each(|encoding| encoding.keyframes.satisfied());
+            self.encodings.iter_mut().for_each(|encoding| encoding.keyframes.forget());
             return Vec::new();
         }
-        let due = |encoding: &mut Encoding| encoding.keyframes.retry(now).then_some(encoding.rid);
+        let due = |encoding: &mut Encoding| encoding.keyframes.poll(now).then_some(encoding.rid);
         self.encodings.iter_mut().filter_map(due).collect()
-    }
-}
-
-/// Limits how often an encoding's publisher is asked, and repeats requests that got lost.
-#[derive(Clone, Copy, Debug, Default)]
-struct KeyframeRequests {
-    asked_at: Option<Instant>,
-    wanted: bool,
-    /// Requests since the last keyframe.
-    asked: u32,
-}
-
-impl KeyframeRequests {
-    fn want(&mut self, now: Instant) -> bool {
-        self.wanted = true;
-        self.retry(now)
-    }
-
-    fn retry(&mut self, now: Instant) -> bool {
-        let doublings = self.asked.saturating_sub(KEYFRAME_EAGER_REPEATS).min(KEYFRAME_DOUBLINGS_MAX);
-        let interval = KEYFRAME_INTERVAL_MIN * (1 << doublings);
-        let rested = self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
-        let ask = self.wanted && rested;
-        if ask {
-            self.asked_at = Some(now);
-            self.asked = self.asked.saturating_add(1);
-        }
-        ask
-    }
-
-    fn satisfied(&mut self) {
-        self.wanted = false;
-        self.asked = 0;
     }
 }
 
@@ -184,32 +207,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_wishes_make_one_request_and_lost_ones_are_repeated() {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut requests = KeyframeRequests::default();
-        assert!(requests.want(at(0)));
-        assert!(!requests.want(at(1)));
-        assert!(!requests.retry(at(499)));
-        assert!(requests.retry(at(500)), "no keyframe came: ask again");
-        requests.satisfied();
-        assert!(!requests.retry(at(2000)));
-        assert!(requests.want(at(2000)));
-    }
-
-    #[test]
-    fn requests_that_nobody_answers_become_rare() {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let start = Instant::now();
-        let mut requests = KeyframeRequests::default();
-        let asked = (0..60_000).filter(|ms| requests.want(start + Duration::from_millis(*ms))).count();
-        assert!((8..=15).contains(&asked), "{asked} in a minute");
-    }
-
-    #[test]
     fn a_source_that_begins_anew_is_noticed() {
-        let mut encoding = Encoding::new(None);
+        let mut encoding = Encoding::new(MediaKind::Video, None);
         assert_eq!(encoding.follow(1, 70_000), Source::Known);
         assert_eq!(encoding.follow(1, 70_500), Source::Known);
         assert_eq!(encoding.follow(1, 69_900), Source::Known, "late, of the same stream");

@@ -1,9 +1,11 @@
 //! VP9's RTP payload descriptor (RFC 9628, section 4.2). It stands before the frame's bytes and stays in the
 //! clear when those are encrypted end to end.
 
-use std::sync::Arc;
-
-use crate::{connection::PictureIds, layers::Layer};
+use crate::{
+    connection::PictureIds,
+    layers::Layer,
+    media::egress::{PATCH_BYTES_MAX, PayloadPatch},
+};
 
 /// A picture id is present.
 const I: u8 = 0x80;
@@ -100,20 +102,18 @@ impl Descriptor {
     }
 }
 
-/// The payload with other running numbers. The same one if it has no place for them.
-pub(crate) fn with_ids(payload: &Arc<[u8]>, ids: PictureIds) -> Arc<[u8]> {
-    let has_place = Descriptor::parse(payload).and_then(|descriptor| descriptor.ids());
-    let Some(present) = has_place.filter(|present| *present != ids) else { return payload.clone() };
-    let mut bytes = payload.to_vec();
+/// What makes a payload's running numbers `ids`; none if it has no place for them.
+pub(crate) fn patch(payload: &[u8], ids: PictureIds) -> Option<PayloadPatch> {
+    let present = Descriptor::parse(payload)?.ids()?;
+    let mut octets = [0; PATCH_BYTES_MAX];
     let [high, low] = ids.picture_id.to_be_bytes();
-    // Flags, picture id of two bytes, layer indices, TL0PICIDX.
-    if let Some(field) = bytes.get_mut(1..3) {
-        field.copy_from_slice(&[high | M, low]);
+    // Picture id of two bytes, layer indices, TL0PICIDX.
+    let indices = payload.get(3).copied().unwrap_or(0);
+    let tl0 = present.tl0_pic_idx.map(|present| ids.tl0_pic_idx.unwrap_or(present));
+    for (octet, value) in octets.iter_mut().zip([high | M, low, indices, tl0.unwrap_or(0)]) {
+        *octet = value;
     }
-    if let (Some(_), Some(index), Some(field)) = (present.tl0_pic_idx, ids.tl0_pic_idx, bytes.get_mut(4)) {
-        *field = index;
-    }
-    bytes.into()
+    Some(PayloadPatch { at: 1, bytes: if tl0.is_some() { 4 } else { 2 }, octets })
 }
 
 #[cfg(test)]
@@ -169,13 +169,11 @@ mod tests {
     #[test]
     fn running_numbers_are_written_over_the_old_ones() {
         let ids = PictureIds { picture_id: 0x7ffe, tl0_pic_idx: Some(9) };
-        let payload: Arc<[u8]> = Arc::from([I | P | L | B, 0x92, 0x34, 0x44, 200, 0x42, 0x43]);
-        let written = with_ids(&payload, ids);
-        assert_eq!(*written, [I | P | L | B, 0xff, 0xfe, 0x44, 9, 0x42, 0x43]);
-        assert_eq!(parse(&written).ids(), Some(ids));
-        assert!(Arc::ptr_eq(&with_ids(&written, ids), &written), "nothing to copy");
-        let short: Arc<[u8]> = Arc::from([I | B, 0x12, 0x42]);
-        assert!(Arc::ptr_eq(&with_ids(&short, ids), &short));
+        let mut payload = [I | P | L | B, 0x92, 0x34, 0x44, 200, 0x42, 0x43];
+        patch(&payload, ids).unwrap().apply(&mut payload).unwrap();
+        assert_eq!(payload, [I | P | L | B, 0xff, 0xfe, 0x44, 9, 0x42, 0x43]);
+        assert_eq!(parse(&payload).ids(), Some(ids));
+        assert_eq!(patch(&[I | B, 0x12, 0x42], ids), None);
     }
 
     #[test]
@@ -189,9 +187,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(payload in prop::collection::vec(any::<u8>(), 0..24)) {
-            let payload: Arc<[u8]> = payload.into();
             let ids = PictureIds { picture_id: 77, tl0_pic_idx: Some(3) };
-            prop_assert_eq!(with_ids(&payload, ids).len(), payload.len());
+            if let Some(patch) = patch(&payload, ids) {
+                prop_assert!(patch.apply(&mut payload.clone()).is_ok());
+            }
             if let Some(layer) = Descriptor::parse(&payload).and_then(|descriptor| descriptor.layer()) {
                 prop_assert!(layer.spatial < 8);
             }

@@ -18,7 +18,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::rtp::{RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 use zynk_sfu_core::media::{
-    egress::{EgressConfig, EgressStream, Outgoing, PayloadTypes, RtxConfig, buffer_bytes},
+    egress::{EgressConfig, EgressStream, Outgoing, RtxConfig, buffer_bytes},
     extensions::{ExtensionKind, ExtensionMap, SendTime},
     rtcp::{Packet, Packets, RtcpWriter},
     srtp::{DtlsRole, KeyingMaterial, Opener, Profile, SRTCP_INDEX_SHARED, Sealer},
@@ -282,7 +282,6 @@ fn info(now: Instant, number: u64) -> PacketInfo {
     PacketInfo {
         sequence: number,
         timestamp: number as u32 * 900,
-        payload_type: 96,
         marker: true,
         frame: FrameInfo::default(),
         arrived: now,
@@ -302,8 +301,6 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
         .find(|params| params.spec().codec == str0m::format::Codec::Vp8)
         .unwrap();
     let (pt, rtx) = (vp8.pt(), vp8.resend().unwrap());
-    let mut payload_types = PayloadTypes::default();
-    payload_types.set(96, *pt, Some(*rtx));
     let mut extensions = ExtensionMap::default();
     extensions.set(3, ExtensionKind::TransportSequence);
     extensions.set(4, ExtensionKind::Mid);
@@ -311,7 +308,6 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
         mid: "down",
         extensions: &extensions,
         mixed_forms: true,
-        payload_types,
         ssrc: DOWN,
         rtx: Some((DOWN + 1, 100)),
         rtx_config: RtxConfig::default(),
@@ -320,6 +316,8 @@ fn exchange(profile: Profile, named: SrtpProfile, server_is_active: bool) {
     let mut store = PacketStore::new(StoreConfig::VIDEO);
     let mut buffer = vec![0; buffer_bytes(900)];
     let out = |number: u64, transport_sequence: u64| Outgoing {
+        payload_type: *pt,
+        rtx_payload_type: Some(*rtx),
         // Across a rollover.
         sequence: 65_400 + number,
         timestamp: number as u32 * 900,

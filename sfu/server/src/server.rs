@@ -9,7 +9,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use mio::{Poll, Waker};
@@ -203,6 +203,7 @@ pub async fn start(
             udp: udp_addresses.candidates(),
             tcp: tcp_addresses.as_ref().map(AddressMap::candidates).unwrap_or_default(),
             certificate: certificate.clone(),
+            unix_time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             seed: rand::random(),
         };
         doors.push(start_worker(&config, shard, socket, udp_addresses, tcp_addresses.clone(), queue)?);

@@ -120,6 +120,8 @@ pub(crate) struct Worker {
     received: RecvBatch,
     sending: SendBatch,
     connections: Connections,
+    /// Working memory for one frame of a TCP connection.
+    frame: Vec<u8>,
     /// When the shard wants to be called.
     deadline: Instant,
     /// Datagrams may wait in the socket. Polls report them once only.
@@ -144,6 +146,7 @@ impl Worker {
             received: RecvBatch::new(),
             sending: SendBatch::new(),
             connections: Connections::new(FIRST_CONNECTION),
+            frame: Vec::new(),
             deadline: now,
             udp_readable: true,
             udp_waits_for_room: false,
@@ -248,7 +251,7 @@ impl Worker {
                     break;
                 }
             }
-            for datagram in self.received.datagrams() {
+            for datagram in self.received.datagrams_mut() {
                 self.datagrams_received += 1;
                 let input = Input::Datagram {
                     transport: Transport::Udp,
@@ -266,10 +269,13 @@ impl Worker {
     }
 
     fn take_frames(&mut self, now: Instant) {
-        let shard = &mut self.shard;
+        let (shard, frame) = (&mut self.shard, &mut self.frame);
         self.connections.read(now, |source, destination, payload| {
+            // Media is decrypted in place, and what was read may hold the beginning of another frame.
+            frame.clear();
+            frame.extend_from_slice(payload);
             let transport = Transport::Tcp;
-            shard.handle_input(now, Input::Datagram { transport, source, destination, payload });
+            shard.handle_input(now, Input::Datagram { transport, source, destination, payload: frame });
         });
         if now.saturating_duration_since(self.expired_at) >= WAIT_MAX {
             self.expired_at = now;
@@ -305,28 +311,25 @@ impl Worker {
 
     /// Takes all that the shard has to say.
     fn drain(&mut self, now: Instant) {
+        let Self { shard, parts, sending, connections, .. } = self;
         loop {
-            match self.shard.poll_output() {
-                Output::Transmit(transmit) => self.transmit(&transmit, now),
-                Output::Event { room, event } => self.parts.notices.push(room, event),
+            match shard.poll_output() {
+                Output::Transmit(Transmit { transport: Transport::Tcp, destination, payload, .. }) => {
+                    connections.send(destination, payload);
+                }
+                Output::Transmit(Transmit { source, destination, payload, .. }) => {
+                    let source_ip = parts.udp_addresses.source_ip(source.ip());
+                    sending.push(destination, source_ip, payload);
+                    if sending.len() >= FLUSH_AT_DATAGRAMS && !sending.is_blocked() {
+                        sending.flush(&mut parts.udp, now);
+                    }
+                }
+                Output::Event { room, event } => parts.notices.push(room, event),
                 Output::Timeout(deadline) => {
                     self.deadline = deadline;
                     return;
                 }
             }
-        }
-    }
-
-    fn transmit(&mut self, transmit: &Transmit, now: Instant) {
-        match transmit.transport {
-            Transport::Udp => {
-                let source_ip = self.parts.udp_addresses.source_ip(transmit.source.ip());
-                self.sending.push(transmit.destination, source_ip, &transmit.payload);
-                if self.sending.len() >= FLUSH_AT_DATAGRAMS && !self.sending.is_blocked() {
-                    self.sending.flush(&mut self.parts.udp, now);
-                }
-            }
-            Transport::Tcp => self.connections.send(transmit.destination, &transmit.payload),
         }
     }
 

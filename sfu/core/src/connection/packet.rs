@@ -1,18 +1,23 @@
 //! RTP packets as the forwarder sees them, and the formats they are in.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use str0m::{
     format::{
         Codec as RtcCodec, PayloadParams, detect_av1_keyframe, detect_h264_keyframe, detect_h264_nalu,
         detect_vp8_keyframe,
     },
-    media::{Mid, Pt, Rid},
-    rtp::{ExtensionSerializer, ExtensionValues, Vp8Descriptor},
+    media::Rid,
+    rtp::{ExtensionSerializer, ExtensionValues},
 };
 use zynk_protocol::MimeType;
 
-use crate::{dependency_descriptor::DecodeTargets, layers::Layer, vp9};
+use crate::{
+    dependency_descriptor::DecodeTargets,
+    layers::Layer,
+    media::{egress::PayloadPatch, extensions::Extensions},
+    vp8, vp9,
+};
 
 /// NALU type of an H.264 sequence parameter set (ITU-T H.264, table 7-1), which begins a decodable picture.
 const H264_SPS: u8 = 7;
@@ -70,51 +75,9 @@ impl PayloadFormat {
     }
 }
 
-/// Header extension values that travel with a packet to its subscribers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PacketExtensions(pub(super) ExtensionValues);
-
-impl PacketExtensions {
-    /// Loudness below the loudest possible, −dBov (RFC 6464): 0 loudest, 127 silent.
-    pub(crate) fn audio_level(&self) -> Option<u8> {
-        self.0.audio_level.map(|level| level.unsigned_abs())
-    }
-
-    /// The dependency descriptor, as it came.
-    pub(crate) fn dependency_descriptor(&self) -> Option<&[u8]> {
-        self.0.user_values.get().map(|DependencyDescriptor(bytes)| bytes.as_slice())
-    }
-
-    /// The number of the frame in the dependency descriptor, if there is one.
-    pub(crate) fn frame_number(&self) -> Option<u16> {
-        let bytes = self.dependency_descriptor()?;
-        Some(u16::from_be_bytes([*bytes.get(1)?, *bytes.get(2)?]))
-    }
-
-    /// The same values with another frame number in the dependency descriptor.
-    pub(crate) fn with_frame_number(&self, number: u16) -> Self {
-        let mut bytes = self.dependency_descriptor().unwrap_or_default().to_vec();
-        match bytes.get_mut(1..3) {
-            Some(field) => {
-                field.copy_from_slice(&number.to_be_bytes());
-                self.clone().with_dependency_descriptor(bytes)
-            }
-            None => self.clone(),
-        }
-    }
-
-    /// The values with another dependency descriptor.
-    pub(crate) fn with_dependency_descriptor(mut self, bytes: Vec<u8>) -> Self {
-        self.0.user_values.set(DependencyDescriptor(bytes));
-        self
-    }
-}
-
 /// An RTP packet from a publisher, decrypted.
 #[derive(Clone, Debug)]
-pub(crate) struct MediaPacket {
-    /// The section it came on.
-    pub(crate) mid: Mid,
+pub(crate) struct MediaPacket<'a> {
     /// Its simulcast encoding.
     pub(crate) rid: Option<Rid>,
     pub(crate) format: PayloadFormat,
@@ -125,8 +88,9 @@ pub(crate) struct MediaPacket {
     /// RTP timestamp, in units of the format's clock.
     pub(crate) timestamp: u32,
     pub(crate) marker: bool,
-    pub(crate) payload: Arc<[u8]>,
-    pub(crate) extensions: PacketExtensions,
+    /// Where the datagram was received, without padding.
+    pub(crate) payload: Cow<'a, [u8]>,
+    pub(crate) extensions: Extensions<'a>,
     /// Decoding can start with this packet. False for audio.
     pub(crate) keyframe: bool,
     /// Running numbers in the payload's descriptor.
@@ -139,14 +103,14 @@ pub(crate) struct MediaPacket {
     pub(crate) targets: Option<DecodeTargets>,
 }
 
-impl MediaPacket {
+impl MediaPacket<'_> {
     /// Reads the codec's descriptor, once for all subscribers.
-    pub(super) fn describe(&mut self) {
-        let payload = &self.payload;
+    pub(crate) fn describe(&mut self) {
+        let payload = self.payload.as_ref();
         match self.format.codec {
             Codec::Vp8 => {
                 self.keyframe = detect_vp8_keyframe(payload);
-                self.ids = vp8_ids(payload);
+                self.ids = vp8::ids(payload);
             }
             Codec::Vp9 => {
                 if let Some(descriptor) = vp9::Descriptor::parse(payload) {
@@ -166,19 +130,18 @@ impl MediaPacket {
 }
 
 #[cfg(test)]
-impl MediaPacket {
+impl MediaPacket<'static> {
     /// A packet that no connection received.
     pub(crate) fn unreceived(codec: Codec, sequence: u64, timestamp: u32, payload: &[u8]) -> Self {
         let mut packet = Self {
-            mid: Mid::from("0"),
             rid: None,
             format: PayloadFormat::unnegotiated(codec, 90_000),
             source: 1,
             sequence,
             timestamp,
             marker: false,
-            payload: Arc::from(payload),
-            extensions: PacketExtensions::default(),
+            payload: Cow::Owned(payload.to_vec()),
+            extensions: Extensions::default(),
             keyframe: false,
             ids: None,
             layer: None,
@@ -190,22 +153,6 @@ impl MediaPacket {
     }
 }
 
-/// An RTP packet for one subscriber.
-#[derive(Clone, Debug)]
-pub(crate) struct ForwardedPacket {
-    pub(crate) payload_type: Pt,
-    /// Sequence number with rollovers; the first one of a stream is below 65 536.
-    pub(crate) sequence: u64,
-    pub(crate) timestamp: u32,
-    pub(crate) marker: bool,
-    pub(crate) payload: Arc<[u8]>,
-    pub(crate) extensions: PacketExtensions,
-    /// VP8 picture id and TL0PICIDX to write over the payload's.
-    pub(crate) vp8: Option<PictureIds>,
-    /// Kept for retransmission.
-    pub(crate) retransmittable: bool,
-}
-
 /// Running numbers in the payload descriptors of VP8 (RFC 7741, section 4.2) and VP9 (RFC 9628, section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PictureIds {
@@ -214,18 +161,40 @@ pub(crate) struct PictureIds {
     pub(crate) tl0_pic_idx: Option<u8>,
 }
 
-/// None when the publisher does not send a 15-bit picture id.
-fn vp8_ids(payload: &[u8]) -> Option<PictureIds> {
-    let descriptor = Vp8Descriptor::parse(payload).ok()?;
-    let long = payload.get(2).is_some_and(|byte| byte & 0x80 != 0);
-    let picture_id = descriptor.picture_id().filter(|_| long)?;
-    Some(PictureIds { picture_id, tl0_pic_idx: descriptor.tl0_pic_idx() })
+impl PictureIds {
+    /// The running numbers of a payload; none where the codec has none, or a picture id of 7 bits.
+    pub(crate) fn of(codec: Codec, payload: &[u8]) -> Option<Self> {
+        match codec {
+            Codec::Vp8 => vp8::ids(payload),
+            Codec::Vp9 => vp9::Descriptor::parse(payload)?.ids(),
+            _ => None,
+        }
+    }
+
+    /// What has to change in a payload for it to have these numbers; none if it has no place for them.
+    pub(crate) fn patch(self, codec: Codec, payload: &[u8]) -> Option<PayloadPatch> {
+        match codec {
+            Codec::Vp8 => vp8::patch(payload, self),
+            Codec::Vp9 => vp9::patch(payload, self),
+            _ => None,
+        }
+    }
 }
 
-/// The primary block of an RFC 2198 payload; none when it is malformed.
-pub(crate) fn red_primary(payload: &[u8]) -> Option<Arc<[u8]>> {
-    let blocks = str0m::rtp::RedDecoder::decode(payload).ok()?;
-    blocks.iter().find(|block| block.is_primary).map(|block| Arc::from(block.payload))
+/// The primary block of an RFC 2198 payload, the last one; none when it is malformed.
+pub(crate) fn red_primary(payload: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    let mut redundant = 0;
+    loop {
+        let first = *payload.get(at)?;
+        if first & 0x80 == 0 {
+            return payload.get(at + 1 + redundant..);
+        }
+        // A block of earlier audio: 14 bits of timestamp offset, 10 of length.
+        let [high, low] = *payload.get(at + 2..at + 4)?.first_chunk()?;
+        redundant += usize::from(u16::from_be_bytes([high & 0x03, low]));
+        at += 4;
+    }
 }
 
 pub(super) fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat {
@@ -242,29 +211,17 @@ pub(super) fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat 
     PayloadFormat { codec, clock_rate_hz: spec.clock_rate.get(), params }
 }
 
-/// A dependency descriptor, as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DependencyDescriptor(Vec<u8>);
-
-/// Carries dependency descriptors through without reading them.
+/// Lets str0m negotiate an extension that it does not read: no RTP reaches it.
 #[derive(Debug)]
-pub(super) struct DependencyDescriptorSerializer;
+pub(super) struct NegotiatedOnly;
 
-impl ExtensionSerializer for DependencyDescriptorSerializer {
-    fn write_to(&self, buffer: &mut [u8], values: &ExtensionValues) -> usize {
-        let Some(DependencyDescriptor(bytes)) = values.user_values.get() else { return 0 };
-        match buffer.get_mut(..bytes.len()) {
-            Some(target) => {
-                target.copy_from_slice(bytes);
-                bytes.len()
-            }
-            None => 0,
-        }
+impl ExtensionSerializer for NegotiatedOnly {
+    fn write_to(&self, _: &mut [u8], _: &ExtensionValues) -> usize {
+        0
     }
 
-    fn parse_value(&self, bytes: &[u8], values: &mut ExtensionValues) -> bool {
-        values.user_values.set(DependencyDescriptor(bytes.to_vec()));
-        true
+    fn parse_value(&self, _: &[u8], _: &mut ExtensionValues) -> bool {
+        false
     }
 
     fn is_video(&self) -> bool {
@@ -274,8 +231,21 @@ impl ExtensionSerializer for DependencyDescriptorSerializer {
     fn is_audio(&self) -> bool {
         false
     }
+}
 
-    fn requires_two_byte_form(&self, values: &ExtensionValues) -> bool {
-        values.user_values.get().is_some_and(|DependencyDescriptor(bytes)| bytes.len() > 16)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_primary_block_is_the_last() {
+        assert_eq!(red_primary(&[111, 1, 2]), Some([1, 2].as_slice()));
+        // Two blocks of earlier audio, of 2 and 1 octets (RFC 2198, section 3).
+        let payload = [0x80 | 111, 0, 0, 2, 0x80 | 111, 0, 0, 1, 111, 9, 9, 8, 1, 2, 3];
+        assert_eq!(red_primary(&payload), Some([1, 2, 3].as_slice()));
+        assert_eq!(red_primary(&[111]), Some([].as_slice()));
+        for malformed in [&[][..], &[0x80 | 111], &[0x80 | 111, 0, 0, 9, 111, 1], &[0x80 | 111, 0, 3, 0xff]] {
+            assert_eq!(red_primary(malformed), None, "{malformed:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ fn start() -> Instant {
 }
 
 /// The packets of one picture of all three layers: VP9, flexible mode, 15-bit picture ids.
-fn picture(number: u32, keyframe: bool, first_sequence: u64) -> Vec<MediaPacket> {
+fn picture(number: u32, keyframe: bool, first_sequence: u64) -> Vec<MediaPacket<'static>> {
     let mut packets = Vec::new();
     for (layer, count) in PACKETS.into_iter().enumerate() {
         let spatial = u8::try_from(layer).unwrap();
@@ -54,9 +54,14 @@ fn picture(number: u32, keyframe: bool, first_sequence: u64) -> Vec<MediaPacket>
 }
 
 /// Pictures from 0 on, with keyframes where they are said to be.
-fn stream(pictures: u32, keyframes: &[u32]) -> Vec<MediaPacket> {
+fn stream(pictures: u32, keyframes: &[u32]) -> Vec<MediaPacket<'static>> {
     let each: u64 = PACKETS.iter().sum();
     (0..pictures).flat_map(|n| picture(n, keyframes.contains(&n), 1000 + u64::from(n) * each)).collect()
+}
+
+fn arrival<'a>(packet: &'a MediaPacket<'static>, active: &'a [bool], highest_layer: u8) -> Arrival<'a> {
+    let handle = PacketHandle::default();
+    Arrival { kind: MediaKind::Video, packet, handle, encoding: 0, active, highest_layer, track_serial: 0 }
 }
 
 struct Subscriber {
@@ -72,12 +77,7 @@ struct Subscriber {
 impl Subscriber {
     fn new() -> Self {
         let rewriter = Some(Rewriter::new(&mut Pcg64Mcg::seed_from_u64(1)));
-        let forwarder = Forwarder {
-            selector: Selector::default(),
-            layers: LayerSelector::default(),
-            rewriter,
-            output: None,
-        };
+        let forwarder = Forwarder { rewriter, ..Forwarder::default() };
         Self {
             forwarder,
             layers: StreamLayers::default(),
@@ -88,11 +88,11 @@ impl Subscriber {
         }
     }
 
-    fn take(&mut self, packet: &MediaPacket, quality: TrackQuality) {
+    fn take(&mut self, packet: &MediaPacket<'static>, quality: TrackQuality) {
         self.now += std::time::Duration::from_millis(5);
         self.layers.observe(self.now, &mut packet.clone());
         let highest_layer = self.layers.highest(self.now);
-        let arrival = Arrival { kind: MediaKind::Video, packet, encoding: 0, active: &[true], highest_layer };
+        let arrival = arrival(packet, &[true], highest_layer);
         let choice = self.forwarder.choose(arrival, quality);
         self.keyframes_wanted += usize::from(choice.keyframe.is_some());
         let rewriter = self.forwarder.rewriter.as_mut().unwrap();
@@ -111,7 +111,11 @@ impl Subscriber {
         assert!(self.received.insert(numbers.sequence, content).is_none(), "{numbers:?} is used twice");
     }
 
-    fn take_all<'a>(&mut self, packets: impl IntoIterator<Item = &'a MediaPacket>, quality: TrackQuality) {
+    fn take_all<'a>(
+        &mut self,
+        packets: impl IntoIterator<Item = &'a MediaPacket<'static>>,
+        quality: TrackQuality,
+    ) {
         packets.into_iter().for_each(|packet| self.take(packet, quality));
     }
 
@@ -217,8 +221,7 @@ fn late_packets_take_the_places_that_were_kept_for_them() {
 fn encodings_of_a_simulcast_keep_all_their_layers() {
     let mut subscriber = Subscriber::new();
     for packet in &stream(3, &[0]) {
-        let arrival =
-            Arrival { kind: MediaKind::Video, packet, encoding: 0, active: &[true, false], highest_layer: 2 };
+        let arrival = arrival(packet, &[true, false], 2);
         let choice = subscriber.forwarder.choose(arrival, TrackQuality::Low);
         assert!(matches!(choice.action, Action::Send { marker, .. } if marker == packet.marker));
     }

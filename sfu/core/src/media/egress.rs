@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use header::{HeaderTemplate, TEMPLATE_BYTES_MAX};
-pub use payload::{PATCH_BYTES_MAX, PayloadPatch, PayloadTypes};
+pub use payload::{PATCH_BYTES_MAX, PayloadPatch};
 pub use retransmission::{RtxConfig, RtxLimit};
 pub use sender_clock::{NtpTime, RtpClock, SenderInfo};
 pub use sequence_map::{SEQUENCE_MAP_PACKETS_MAX, SentPacket, SequenceMap};
@@ -40,16 +40,13 @@ pub const PADDING_BYTES_MAX: usize = 255;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EgressError {
-    /// The receiver did not negotiate the payload type.
-    #[error("no payload type for {0}")]
-    PayloadType(u8),
     /// The buffer is too small for the packet.
     #[error("the packet does not fit into its buffer")]
     Bounds,
     /// The patch reaches beyond the payload; the rewriter's fault.
     #[error("a patch beyond the payload")]
     Patch,
-    /// The stream was made without retransmissions.
+    /// The stream, or the packet's format, was negotiated without retransmissions.
     #[error("no retransmissions were negotiated")]
     NoRtx,
     /// It was not sealed, see there. [`SealError::IndexUsed`] here means: forwarded before.
@@ -60,6 +57,10 @@ pub enum EgressError {
 /// The numbers under which a packet goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing<'a> {
+    /// The receiver's payload type.
+    pub payload_type: u8,
+    /// That of its retransmissions, if the receiver has one.
+    pub rtx_payload_type: Option<u8>,
     /// Extended sequence number; the first of a stream is below 2^16.
     pub sequence: u64,
     /// RTP timestamp.
@@ -105,8 +106,6 @@ pub struct EgressConfig<'a> {
     /// Whether one- and two-byte forms may alternate (`a=extmap-allow-mixed`, RFC 8285, section 6). Without it a
     /// dependency descriptor that needs the two-byte form is left out.
     pub mixed_forms: bool,
-    /// The receiver's payload types.
-    pub payload_types: PayloadTypes,
     /// The stream's SSRC.
     pub ssrc: u32,
     /// The SSRC of its retransmissions and the first sequence number there (below 2^15, random), if any were
@@ -120,6 +119,8 @@ pub struct EgressConfig<'a> {
 struct RtxStream {
     seal: SealStream,
     header: HeaderTemplate,
+    /// Of the packet sent last: padding needs one, and any will do.
+    payload_type: Option<u8>,
     next_sequence: u64,
     limit: RtxLimit,
 }
@@ -146,7 +147,6 @@ impl RtxStream {
 pub struct EgressStream {
     seal: SealStream,
     header: HeaderTemplate,
-    payload_types: PayloadTypes,
     sent: SequenceMap,
     rtx: Option<RtxStream>,
     stats: EgressStats,
@@ -174,6 +174,7 @@ impl EgressStream {
             Some((header, ssrc, first)) => Some(RtxStream {
                 seal: sealer.stream(ssrc)?,
                 header,
+                payload_type: None,
                 next_sequence: u64::from(first),
                 limit: RtxLimit::new(config.rtx_config),
             }),
@@ -182,7 +183,6 @@ impl EgressStream {
         Ok(Self {
             seal,
             header: main_header,
-            payload_types: config.payload_types,
             sent: SequenceMap::new(packets),
             rtx,
             stats: EgressStats::default(),
@@ -204,11 +204,6 @@ impl EgressStream {
         self.stats
     }
 
-    /// Changes the payload types, after a negotiation.
-    pub fn set_payload_types(&mut self, payload_types: PayloadTypes) {
-        self.payload_types = payload_types;
-    }
-
     /// Writes and seals a packet at the front of `buffer`; returns its length.
     ///
     /// `handle` is what the packet's store calls it, `tag` whatever the caller needs to find the store and the
@@ -226,11 +221,8 @@ impl EgressStream {
         tag: u16,
         out: &Outgoing<'_>,
     ) -> Result<usize, EgressError> {
-        let values = HeaderValues {
-            payload_type: self.payload_types.media(packet.info.payload_type)?,
-            sequence: out.sequence as u16,
-            padded: false,
-        };
+        let values =
+            HeaderValues { payload_type: out.payload_type, sequence: out.sequence as u16, padded: false };
         let header_bytes = self.header.write(buffer, &values, out, Some(packet))?;
         let bytes = match &out.patch {
             None => {
@@ -248,6 +240,7 @@ impl EgressStream {
         self.stats.packets += 1;
         self.stats.octets += packet.payload.len() as u64;
         if let Some(rtx) = &mut self.rtx {
+            rtx.payload_type = out.rtx_payload_type.or(rtx.payload_type);
             rtx.limit.on_media(bytes);
         }
         Ok(bytes)
@@ -288,7 +281,7 @@ impl EgressStream {
     ) -> Result<usize, EgressError> {
         let rtx = self.rtx.as_mut().ok_or(EgressError::NoRtx)?;
         let values = HeaderValues {
-            payload_type: self.payload_types.rtx(packet.info.payload_type)?,
+            payload_type: out.rtx_payload_type.ok_or(EgressError::NoRtx)?,
             sequence: rtx.next_sequence as u16,
             padded: false,
         };
@@ -324,10 +317,12 @@ impl EgressStream {
         send_time: SendTime,
     ) -> Result<usize, EgressError> {
         let rtx = self.rtx.as_mut().ok_or(EgressError::NoRtx)?;
-        let payload_type = self.payload_types.any_rtx().ok_or(EgressError::NoRtx)?;
+        let payload_type = rtx.payload_type.ok_or(EgressError::NoRtx)?;
         let padding = padding.clamp(1, PADDING_BYTES_MAX);
         let values = HeaderValues { payload_type, sequence: rtx.next_sequence as u16, padded: true };
         let out = Outgoing {
+            payload_type,
+            rtx_payload_type: None,
             sequence: rtx.next_sequence,
             timestamp,
             marker: false,

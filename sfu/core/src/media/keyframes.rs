@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// The shortest time between two requests for one encoding: a publisher needs a frame's time to answer.
 pub const REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// The shortest time between two requests when the first was answered, however many subscribers ask: a keyframe costs
+/// the publisher several times a normal frame.
+pub const NEED_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The longest time an unanswered request waits to be repeated, whatever the round-trip time claims to be.
 pub const REQUEST_INTERVAL_MAX: Duration = Duration::from_millis(1000);
 /// Added to the round trip before a request counts as lost: encoding and pacing of a keyframe take so long.
@@ -92,7 +95,7 @@ impl KeyframeRequests {
     fn interval(&self) -> Duration {
         match self.unanswered {
             // The last request was answered: the next need is a new one.
-            0 => REQUEST_INTERVAL_MIN.max(Duration::from_millis(u64::from(self.rtt_ms))),
+            0 => NEED_INTERVAL_MIN.max(Duration::from_millis(u64::from(self.rtt_ms))),
             1..UNANSWERED_MAX => {
                 let rtt = if self.rtt_ms == 0 { 100 } else { self.rtt_ms };
                 (Duration::from_millis(u64::from(rtt)) + ANSWER_TIME)
@@ -226,7 +229,8 @@ mod tests {
         assert!(requests.want(at(0), Duration::ZERO));
         requests.on_keyframe(at(40));
         assert!(!requests.want(at(50), Duration::ZERO));
-        assert!(requests.poll(at(200)), "not forgotten");
+        assert!(!requests.poll(at(499)));
+        assert!(requests.poll(at(500)), "not forgotten");
     }
 
     #[test]

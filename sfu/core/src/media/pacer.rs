@@ -183,22 +183,21 @@ impl<T: Copy> Pacer<T> {
             let bytes = self.prober.packet_bytes().max(PADDING_BYTES);
             return self.ask(bytes, Some(probe));
         }
-        if self.prober.running().is_some() {
-            // The spacing of a probe is its content: the queue goes out with it, unless it waits too long.
-            let class = self.oldest().filter(|(_, at)| *at + SPREAD_MAX <= now).map(|(class, _)| class)?;
-            return self.pop(now, class, None);
-        }
+        // What goes in between is part of the probe, which then asks for less padding: nothing waits for it.
+        let probe = self.prober.running();
         if self.portion_at != Some(now) && !self.open_portion(now) {
             return None;
         }
         if self.portion_share > 0 || self.busy_until.is_none_or(|until| until < now + PORTION_INTERVAL) {
-            let packet = PACED.into_iter().find_map(|class| self.pop(now, class, None));
+            let packet = PACED.into_iter().find_map(|class| self.pop(now, class, probe));
             if packet.is_some() {
                 self.portion_share = self.portion_share.saturating_sub(1);
                 return packet;
             }
         }
-        let pads = self.padding_rate > Bitrate::ZERO && self.padded_until.is_none_or(|until| until <= now);
+        let pads = probe.is_none()
+            && self.padding_rate > Bitrate::ZERO
+            && self.padded_until.is_none_or(|until| until <= now);
         if pads { self.ask(PADDING_BYTES, None) } else { None }
     }
 
@@ -270,9 +269,7 @@ impl<T: Copy> Pacer<T> {
         let audio = self.queues.first().and_then(|queue| queue.front()).map(|packet| packet.at);
         let oldest = self.oldest().map(|(_, at)| at);
         let portion = self.portion_at.map(|at| at + PORTION_INTERVAL);
-        let paced = if self.prober.running().is_some() {
-            oldest.map(|at| at + SPREAD_MAX)
-        } else if oldest.is_none() && self.padding_rate > Bitrate::ZERO && !self.asked {
+        let paced = if oldest.is_none() && self.padding_rate > Bitrate::ZERO && !self.asked {
             // Nothing is filled up before the first packet.
             portion.map(|portion| self.padded_until.map_or(portion, |until| until.max(portion)))
         } else {

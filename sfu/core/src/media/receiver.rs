@@ -214,8 +214,22 @@ impl ReceiveStats {
         lost.clamp(-0x80_0000, 0x7f_ffff) as i32
     }
 
-    fn expected(&self) -> u64 {
+    /// Packets that should have come since the beginning or the last restart.
+    #[must_use]
+    pub fn expected(&self) -> u64 {
         if self.started { self.highest - self.base + 1 } else { 0 }
+    }
+
+    /// When the newest packet of another frame than the one before came.
+    #[must_use]
+    pub fn last_frame_at(&self) -> Option<Instant> {
+        self.frame.map(|(at, _)| at)
+    }
+
+    /// Whether packets came since the last [`report`](Self::report).
+    #[must_use]
+    pub fn sent_since_report(&self) -> bool {
+        self.received != self.received_prior
     }
 
     /// Packets received since the beginning or the last restart.

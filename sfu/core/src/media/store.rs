@@ -62,6 +62,7 @@ pub enum StoreError {
 
 /// Names a packet of one store, for as long as it is there. 2^32 packets later the name is given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(test, derive(Default))]
 pub struct PacketHandle(u32);
 
 /// What a packet is to its frame and its stream.
@@ -84,8 +85,6 @@ pub struct PacketInfo {
     pub sequence: u64,
     /// RTP timestamp, as the publisher counts.
     pub timestamp: u32,
-    /// Payload type, as negotiated with the publisher.
-    pub payload_type: u8,
     /// The marker bit.
     pub marker: bool,
     /// Its part in a frame.

@@ -137,8 +137,9 @@ impl Shard {
             return;
         }
         if let Some(mid) = subscription.mid {
+            let section = subscription.section;
             let rewriter = subscription.take_off().unwrap_or_else(|| Rewriter::new(&mut self.random));
-            subscription.assign(mid, rewriter);
+            subscription.assign(mid, section, rewriter);
         }
         if let Some(track) = previous.and_then(|previous| self.tracks.get_mut(previous.0)) {
             track.subscribers.retain(|other| *other != key);
@@ -158,8 +159,8 @@ impl Shard {
             let receiver = &self.endpoints.get(subscription.subscriber.0)?.connection;
             let mid = subscription.mid?;
             let plain = Connection::without_red(&format);
-            let direct = receiver.payload_type(mid, &format).is_ok();
-            Some(direct || (track.kind == MediaKind::Audio && receiver.payload_type(mid, &plain).is_ok()))
+            let direct = receiver.payload_types(mid, &format).is_ok();
+            Some(direct || (track.kind == MediaKind::Audio && receiver.payload_types(mid, &plain).is_ok()))
         };
         check().unwrap_or(true)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::RngExt;
 use zynk_protocol::{
     CandidatePolicy, ConnectionId, ConnectionRole, DataKind, EndReason, ExpectedTrack, NegotiationFailure,
     NodeAction, NodeEvent, OpenConnection, Recipients, RoomSid, SubscribeTrack, SubscriptionSettings,
@@ -11,11 +12,11 @@ use zynk_protocol::{
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
-    Output,
     connection::{Connection, DataSent},
     demux::draw_credentials,
     endpoint::{CredentialsNow, DataQueue, Endpoint, Negotiation, Traffic},
     forwarder::Subscription,
+    media_session::MediaSession,
 };
 
 /// Changes within this time make one offer.
@@ -42,7 +43,7 @@ impl Shard {
                 None => {
                     let failure = NegotiationFailure::Closed;
                     let event = NodeEvent::NegotiationFailed { connection, offer_id, failure };
-                    self.outputs.push_back(Output::Event { room, event });
+                    self.events.push_back((room, event));
                 }
             },
             NodeAction::RemoteAnswer { connection, offer_id, sdp } => {
@@ -98,6 +99,7 @@ impl Shard {
             role: open.role,
             late_binding: open.late_binding,
             connection,
+            media: MediaSession::new(self.random.random()),
             credentials: CredentialsNow { current: credentials.clone(), offered: None },
             sections: Vec::new(),
             expected: Vec::new(),
@@ -112,6 +114,7 @@ impl Shard {
             wake_at: None,
             dirty: false,
             traffic: Traffic::default(),
+            stats_at: self.now,
             sources_replaced: 0,
         }));
         self.by_id.insert(open.connection, key);
@@ -184,22 +187,24 @@ impl Shard {
         let last_word = self.rooms.get_mut(&room).and_then(|room| room.speakers.remove(&track.sid));
         if let Some(level) = last_word {
             let event = NodeEvent::Speakers { levels: vec![level] };
-            self.outputs.push_back(Output::Event { room: room.clone(), event });
+            self.events.push_back((room.clone(), event));
         }
         if let Some(reason) = report {
             let event = NodeEvent::TrackStopped { track: track.sid, reason };
-            self.outputs.push_back(Output::Event { room, event });
+            self.events.push_back((room, event));
         }
     }
 
     fn subscribe(&mut self, subscribe: SubscribeTrack) {
         let Some(key) = self.endpoint_of(subscribe.connection) else { return };
+        let serial = self.draw_serial();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         if endpoint.subscriptions.contains_key(&subscribe.track) {
             return;
         }
         let settings = endpoint.early_settings.remove(&subscribe.track).unwrap_or(subscribe.settings);
-        let subscription = Subscription::new(key, subscribe.track.clone(), subscribe.stream_id, settings);
+        let subscription =
+            Subscription::new(key, subscribe.track.clone(), subscribe.stream_id, settings, serial);
         let subscription_key = SubscriptionKey(self.subscriptions.insert(subscription));
         endpoint.subscriptions.insert(subscribe.track.clone(), subscription_key);
         endpoint.order.push(subscription_key);

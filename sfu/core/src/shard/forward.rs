@@ -1,14 +1,21 @@
 //! The way of media through the shard, and of keyframe requests back.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
-use zynk_protocol::ConnectionState;
+use zynk_protocol::{ConnectionState, MediaKind};
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
     forwarder::Arrival,
+    media::{
+        pacer::PacketClass,
+        store::{FrameInfo, PacketInfo},
+    },
     selector::Selector,
     track::Source,
 };
@@ -16,15 +23,18 @@ use crate::{
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
 const SOURCES_REPLACED_MAX: u32 = 256;
 
+/// Taken for what header, extensions and tag add to a payload, in the pacer.
+const OVERHEAD_BYTES_ASSUMED: usize = 40;
+
 impl Shard {
-    /// Sends a publisher's packet to everyone who receives its track.
-    pub(super) fn forward(&mut self, from: EndpointKey, mut packet: MediaPacket) {
+    /// Queues a publisher's packet, which came on section `section`, for everyone who receives its track.
+    pub(super) fn forward(&mut self, from: EndpointKey, section: usize, mut packet: MediaPacket<'_>) {
         let now = self.now;
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
         publisher.traffic.packets_received += 1;
         publisher.traffic.bytes_received += bytes;
-        let Some(key) = publisher.section(packet.mid).and_then(|section| section.track) else { return };
+        let Some(key) = publisher.sections.get(section).and_then(|section| section.track) else { return };
         let Some(track) = self.tracks.get_mut(key.0) else { return };
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
@@ -34,10 +44,10 @@ impl Shard {
         let highest_layer = encoding.layers.highest(now);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
-        if let Some(level) = packet.extensions.audio_level()
+        if let Some(level) = packet.extensions.audio_level
             && let Some(room) = self.rooms.get_mut(&publisher.room)
         {
-            let level = if track.muted { u8::MAX } else { level };
+            let level = if track.muted { u8::MAX } else { level.attenuation };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
         if track.muted {
@@ -45,7 +55,7 @@ impl Shard {
         }
         if let Source::Replaced(replaced) = source {
             if replaced != packet.source {
-                publisher.connection.forget_source(replaced);
+                publisher.media.upstream.forget_source(replaced);
                 publisher.sources_replaced += 1;
             }
             for key in &track.subscribers {
@@ -60,8 +70,27 @@ impl Shard {
             return;
         }
         let active = track.active(now);
-        let arrival =
-            Arrival { kind: track.kind, packet: &packet, encoding: index, active: &active, highest_layer };
+        let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
+        let Some(encoding) = track.encodings.get_mut(index) else { return };
+        let Ok(handle) = encoding.store.insert(packet_info(now, &packet), descriptor, &packet.payload) else {
+            return;
+        };
+        if let Some(targets) = packet.targets {
+            encoding.targets.push(handle, targets);
+        }
+        let arrival = Arrival {
+            kind: track.kind,
+            packet: &packet,
+            handle,
+            encoding: index,
+            active: &active,
+            highest_layer,
+            track_serial: track.serial,
+        };
+        let class = match track.kind {
+            MediaKind::Audio => PacketClass::Audio,
+            MediaKind::Video => PacketClass::Video,
+        };
         let mut keyframes = Vec::new();
         let mut unsupported = Vec::new();
         let mut faulty = Vec::new();
@@ -75,7 +104,7 @@ impl Shard {
             if !receiver.connection.is_connected() {
                 continue;
             }
-            let forward = || subscription.forward(now, arrival, &mut receiver.connection);
+            let forward = || subscription.forward(now, *subscription_key, arrival, &receiver.connection);
             let Ok(outcome) = catch_unwind(AssertUnwindSafe(forward)) else {
                 faulty.push(receiver_key);
                 continue;
@@ -88,22 +117,19 @@ impl Shard {
             if outcome.unsupported {
                 unsupported.push(*subscription_key);
             }
-            let Some(sent_bytes) = outcome.sent_bytes else { continue };
-            let sent_bytes = u64::try_from(sent_bytes).unwrap_or(0);
-            receiver.traffic.packets_sent += 1;
-            receiver.traffic.bytes_sent += sent_bytes;
-            self.stats.rtp_packets_sent += 1;
-            self.stats.rtp_bytes_sent += sent_bytes;
-            if !receiver.dirty {
-                receiver.dirty = true;
-                self.dirty.push(receiver_key);
+            let Some(queued) = outcome.queued else { continue };
+            let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
+            receiver.media.downstream.push(now, class, bytes, queued);
+            if !receiver.media.dirty {
+                receiver.media.dirty = true;
+                self.media_dirty.push(receiver_key);
             }
         }
         for receiver in faulty {
             self.end_faulty(receiver);
         }
         for encoding in keyframes {
-            self.want_keyframe(key, encoding);
+            self.want_keyframe(key, encoding, Duration::ZERO);
         }
         for subscription in unsupported {
             self.replace_source(subscription);
@@ -113,12 +139,12 @@ impl Shard {
     /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
     pub(super) fn handle_keyframe_request(&mut self, from: EndpointKey, mid: Mid) {
         self.stats.keyframe_requests_received += 1;
-        let Some(subscription) =
-            self.endpoints.get_mut(from.0).and_then(|endpoint| endpoint.section(mid)?.subscription)
-        else {
+        let Some(endpoint) = self.endpoints.get_mut(from.0) else { return };
+        let sent_before = endpoint.media.downstream.rtt().unwrap_or_default() / 2;
+        let Some(subscription) = endpoint.section(mid).and_then(|section| section.subscription) else {
             return;
         };
-        self.want_keyframe_for(subscription);
+        self.want_keyframe_since(subscription, sent_before);
     }
 
     /// Asks for keyframes of everything a connection receives: it has just come up.
@@ -147,6 +173,11 @@ impl Shard {
 
     /// Asks the publisher for a keyframe of the encoding that a subscription should receive.
     pub(super) fn want_keyframe_for(&mut self, key: SubscriptionKey) {
+        self.want_keyframe_since(key, Duration::ZERO);
+    }
+
+    /// Same, for a wish that the subscriber uttered so long ago.
+    fn want_keyframe_since(&mut self, key: SubscriptionKey, sent_before: Duration) {
         let Some(subscription) = self.subscriptions.get(key.0) else { return };
         let Some(source) = subscription.source.filter(|_| subscription.is_flowing()) else { return };
         // A keyframe that comes before the connection does is lost, and holds up the next request.
@@ -157,25 +188,66 @@ impl Shard {
         let Some(track) = self.tracks.get(source.0) else { return };
         let active = track.active(self.now);
         if let Some(target) = Selector::target(&active, subscription.settings.quality) {
-            self.want_keyframe(source, target);
+            self.want_keyframe(source, target, sent_before);
         }
     }
 
-    fn want_keyframe(&mut self, key: TrackKey, encoding: usize) {
+    fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
         let now = self.now;
         let Some(track) = self.tracks.get_mut(key.0) else { return };
-        if track.want_keyframe(now, encoding) {
+        let rtt = self.endpoints.get(track.publisher.0).and_then(|publisher| publisher.media.rtt());
+        if track.want_keyframe(now, encoding, rtt, sent_before) {
             let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
             let (publisher, mid) = (track.publisher, track.mid);
             self.send_keyframe_request(publisher, mid, rid);
         }
     }
 
-    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
-        let asked = self.guard(publisher, |endpoint| endpoint.connection.request_keyframe(mid, rid));
-        if asked == Some(true) {
-            self.stats.keyframe_requests_sent += 1;
-            self.mark_dirty(publisher);
+    /// Losses of what a publisher sends in a section are such that only a keyframe makes them good.
+    pub(super) fn want_keyframe_from(&mut self, publisher: EndpointKey, section: usize, rid: Option<Rid>) {
+        let track =
+            self.endpoints.get(publisher.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
+        let Some(key) = track else { return };
+        let Some(track) =
+            self.tracks.get(key.0).filter(|track| !track.muted && !track.subscribers.is_empty())
+        else {
+            return;
+        };
+        if let Some(index) = track.encoding_index(rid) {
+            self.want_keyframe(key, index, Duration::ZERO);
         }
+    }
+
+    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
+        let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
+        let section = endpoint.sections.iter().position(|section| section.mid == mid);
+        let Some(source) = section.and_then(|section| endpoint.media.upstream.source_of(section, rid)) else {
+            return;
+        };
+        if !endpoint.media.keyframes_wanted.contains(&source) {
+            endpoint.media.keyframes_wanted.push(source);
+            self.stats.keyframe_requests_sent += 1;
+            self.mark_media(publisher);
+        }
+    }
+}
+
+/// What is kept of a packet.
+fn packet_info(now: Instant, packet: &MediaPacket<'_>) -> PacketInfo {
+    PacketInfo {
+        sequence: packet.sequence,
+        timestamp: packet.timestamp,
+        marker: packet.marker,
+        frame: FrameInfo {
+            keyframe: packet.keyframe,
+            first: packet.keyframe,
+            spatial: packet.layer.map_or(0, |layer| layer.spatial),
+            temporal: 0,
+        },
+        arrived: now,
+        audio_level: packet.extensions.audio_level,
+        orientation: packet.extensions.orientation,
+        playout_delay: packet.extensions.playout_delay,
+        capture_time: packet.extensions.capture_time,
     }
 }

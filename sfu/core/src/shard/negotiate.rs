@@ -34,6 +34,7 @@ impl Shard {
         };
         let restarted = self.renew_credentials(key);
         self.update_sections(key, &description);
+        self.media_negotiated(key, &description);
         let started = self.match_sections(key);
         self.assign_sections(key);
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
@@ -134,15 +135,21 @@ impl Shard {
         if announced.backup.is_some() != primary.is_some() {
             return None; // a second codec of nothing, or a track that there is
         }
+        let serial = self.draw_serial();
         let endpoint = self.endpoints.get_mut(key.0)?;
+        endpoint.media.upstream.forget_section(index);
         let section = endpoint.sections.get_mut(index)?;
-        let mut encodings: Vec<Encoding> =
-            section.rids.iter().map(|rid| Encoding::new(Some(Rid::from(rid.as_str())))).collect();
+        let mut encodings: Vec<Encoding> = section
+            .rids
+            .iter()
+            .map(|rid| Encoding::new(section.kind, Some(Rid::from(rid.as_str()))))
+            .collect();
         if encodings.is_empty() {
-            encodings.push(Encoding::new(None));
+            encodings.push(Encoding::new(section.kind, None));
         }
         let track = TrackKey(self.tracks.insert(Track {
             sid: announced.track.clone(),
+            serial,
             publisher: key,
             mid: section.mid,
             kind: section.kind,
@@ -243,7 +250,7 @@ impl Shard {
             section.subscription = Some(subscription_key);
             let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
             if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
-                subscription.assign(section.mid, rewriter);
+                subscription.assign(section.mid, index, rewriter);
             }
         }
     }
@@ -277,9 +284,7 @@ impl Shard {
         let agreed = endpoint.sections.iter().filter(|section| section.client_receives);
         let placed: Vec<(Mid, SubscriptionKey)> =
             agreed.filter_map(|section| Some((section.mid, section.subscription?))).collect();
-        for (mid, _) in &placed {
-            endpoint.connection.set_retransmission(*mid);
-        }
+        self.open_streams(key);
         for (_, key) in placed {
             if self.subscriptions.get(key.0).is_some_and(|subscription| !subscription.negotiated) {
                 self.begin(key);
@@ -321,16 +326,17 @@ impl Shard {
         let index = self.config.index;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         for (subscription, kind) in unplaced {
-            let reusable = |section: &&mut Section| {
+            let reusable = |section: &Section| {
                 section.kind == kind && section.reusable && section.subscription.is_none()
             };
-            if let Some(section) = endpoint.sections.iter_mut().find(reusable) {
+            let found = endpoint.sections.iter_mut().enumerate().find(|(_, section)| reusable(section));
+            if let Some((index, section)) = found {
                 section.subscription = Some(subscription);
                 section.reusable = false;
                 changes.directions.push((section.mid, true));
                 let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
                 if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                    subscription.assign(section.mid, rewriter);
+                    subscription.assign(section.mid, index, rewriter);
                 }
             } else if endpoint.sections.len() + changes.sections.len() < SECTIONS_MAX {
                 changes.sections.push(kind);
@@ -352,9 +358,10 @@ impl Shard {
         for (mid, (subscription, kind)) in offer.added.iter().zip(added) {
             let mut section = Section::new(mid, kind);
             section.subscription = Some(subscription);
+            let index = endpoint.sections.len();
             endpoint.sections.push(section);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                subscription.assign(*mid, Rewriter::new(&mut self.random));
+                subscription.assign(*mid, index, Rewriter::new(&mut self.random));
             }
         }
         endpoint.negotiation.last_offer_id += 1;
@@ -403,6 +410,8 @@ impl Shard {
             endpoint.connection.set_credentials(&credentials);
             endpoint.credentials.current = credentials;
         }
+        self.media_negotiated(key, &description);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let mut refused = Vec::new();
         let mut more = false;
         for remote in &description.sections {

@@ -8,7 +8,11 @@ use zynk_protocol::{
 };
 
 use super::*;
-use crate::{Certificate, ShardIndex};
+use crate::{
+    Certificate, ShardIndex,
+    connection::SessionKeys,
+    media::srtp::{DtlsRole, KeyingMaterial, Profile},
+};
 
 mod backup;
 mod media;
@@ -32,6 +36,7 @@ impl Rig {
             udp: vec![([127, 0, 0, 1], 7882).into()],
             tcp: vec![([127, 0, 0, 1], 7881).into()],
             certificate: Certificate::generate().unwrap(),
+            unix_time: Duration::from_secs(1_750_000_000),
             seed: 7,
         };
         Self { shard: Shard::new(config, now).unwrap(), now, events: Vec::new() }
@@ -87,6 +92,22 @@ impl Rig {
             muted: false,
             backup: None,
         }));
+    }
+
+    /// As if ICE and DTLS were up; `faulty` makes its session panic when it is to forward something.
+    fn pretend_connected(&mut self, id: ConnectionId, faulty: bool) {
+        let key = self.shard.by_id[&id];
+        let endpoint = &mut self.shard.endpoints[key.0];
+        endpoint.connection.pretend_connected(faulty);
+        if endpoint.media.protection.is_none() {
+            let material = KeyingMaterial::new(Profile::AeadAes128Gcm, &[id.0 as u8; 56]).unwrap();
+            let keys = SessionKeys { material, role: DtlsRole::Server };
+            endpoint.media.set_keys(&keys).unwrap();
+            let local = ([127, 0, 0, 1], 7882).into();
+            let remote = ([127, 0, 0, 1], 40_000 + id.0 as u16).into();
+            endpoint.media.nominate(self.now, Path { transport: Transport::Udp, local, remote }, 1);
+        }
+        self.shard.open_streams(key);
     }
 
     fn subscribe(&mut self, connection: ConnectionId, track: &str) {

@@ -2,25 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use zynk_protocol::{ConnectionState, NegotiationFailure, NodeEvent, RoomSid};
+use zynk_protocol::{Bitrate, ConnectionState, ConnectionStats, NegotiationFailure, NodeEvent, RoomSid};
 
 use super::{EndpointKey, Shard};
-use crate::{
-    Output,
-    endpoint::{CONNECT_MAX, DISCONNECTED_MAX},
-};
+use crate::endpoint::{CONNECT_MAX, DISCONNECTED_MAX, Endpoint};
 
 /// How often slow duties are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// A client that does not answer an offer in this time has to join again.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
+/// How long figures are gathered before they are told.
+const STATS_INTERVAL: Duration = Duration::from_secs(5);
+
 impl Shard {
     pub(super) fn next_wake(&self) -> Instant {
         let connections = self.timers.first().map(|(at, _)| *at);
         let tick = (!self.endpoints.is_empty()).then_some(self.next_tick);
         let negotiation = self.endpoints.iter().filter_map(|(_, endpoint)| endpoint.negotiation.due_at).min();
-        let earliest = [connections, tick, negotiation].into_iter().flatten().min();
+        let media = self.media_timers.next_timeout();
+        let earliest = [connections, media, tick, negotiation].into_iter().flatten().min();
         earliest.unwrap_or_else(|| self.now + Duration::from_secs(3600)).max(self.now)
     }
 
@@ -42,6 +43,9 @@ impl Shard {
             }
             self.mark_dirty(key);
         }
+        while let Some(slot) = self.media_timers.expire(self.now) {
+            self.mark_media(EndpointKey(slot as usize));
+        }
         let due: Vec<EndpointKey> = self
             .endpoints
             .iter()
@@ -57,6 +61,8 @@ impl Shard {
             self.repeat_keyframe_requests();
             self.move_to_backups();
             self.judge_speakers();
+            self.tell_stats();
+            self.expire_stores();
         }
     }
 
@@ -111,6 +117,45 @@ impl Shard {
             }
         }
         reports.sort_by(|(a, _), (b, _)| a.cmp(b));
-        self.outputs.extend(reports.into_iter().map(|(room, event)| Output::Event { room, event }));
+        self.events.extend(reports);
+    }
+
+    /// Figures of each connection's interval.
+    fn tell_stats(&mut self) {
+        let now = self.now;
+        let mut due = Vec::new();
+        for (index, endpoint) in &mut self.endpoints {
+            if endpoint.connected_once && now.saturating_duration_since(endpoint.stats_at) >= STATS_INTERVAL {
+                endpoint.stats_at = now;
+                due.push((EndpointKey(index), connection_stats(endpoint)));
+            }
+        }
+        for (key, stats) in due {
+            self.emit(key, NodeEvent::Stats { connections: vec![stats] });
+        }
+    }
+
+    /// Gives back the memory of streams that have stopped.
+    fn expire_stores(&mut self) {
+        for (_, track) in &mut self.tracks {
+            track.encodings.iter_mut().for_each(|encoding| encoding.store.expire(self.now));
+        }
+    }
+}
+
+fn connection_stats(endpoint: &mut Endpoint) -> ConnectionStats {
+    let traffic = std::mem::take(&mut endpoint.traffic);
+    let (upstream_expected, upstream_lost) = endpoint.media.upstream.take_loss();
+    let reported = endpoint.media.downstream.take_loss();
+    let bitrate = |bytes: u64| Bitrate::from_bps(bytes.saturating_mul(8) / STATS_INTERVAL.as_secs());
+    // The client reports on what had come a round trip ago: its share of losses is that of what was sent.
+    let lost = (traffic.packets_sent * reported.lost).checked_div(reported.expected).unwrap_or(0);
+    ConnectionStats {
+        connection: endpoint.id,
+        upstream: (upstream_expected.max(traffic.packets_received), upstream_lost),
+        downstream: (traffic.packets_sent, lost.min(traffic.packets_sent)),
+        rtt_ms: endpoint.media.rtt().map(|rtt| rtt.as_secs_f32() * 1000.0),
+        upstream_bitrate: bitrate(traffic.bytes_received),
+        downstream_bitrate: bitrate(traffic.bytes_sent),
     }
 }

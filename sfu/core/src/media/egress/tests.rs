@@ -36,13 +36,10 @@ fn bench_of(map: ExtensionMap, mixed_forms: bool, profile: Profile, rtx_config: 
     let material = KeyingMaterial::new(profile, &octets).unwrap();
     let (_, mut sealer) = material.session(DtlsRole::Server, 0).unwrap();
     let (opener, _) = material.session(DtlsRole::Client, 0).unwrap();
-    let mut payload_types = PayloadTypes::default();
-    payload_types.set(96, 101, Some(102));
     let config = EgressConfig {
         mid: "v1",
         extensions: &map,
         mixed_forms,
-        payload_types,
         ssrc: 1000,
         rtx: Some((2000, 500)),
         rtx_config,
@@ -59,7 +56,6 @@ fn info() -> PacketInfo {
     PacketInfo {
         sequence: 70_000,
         timestamp: 1,
-        payload_type: 96,
         marker: true,
         frame: FrameInfo::default(),
         arrived: start(),
@@ -72,6 +68,8 @@ fn info() -> PacketInfo {
 
 fn out(sequence: u64) -> Outgoing<'static> {
     Outgoing {
+        payload_type: 101,
+        rtx_payload_type: Some(102),
         sequence,
         timestamp: 0x1122_3344,
         marker: true,
@@ -189,10 +187,11 @@ fn what_was_not_negotiated_is_not_sent() {
     assert_eq!(opened.header.bytes(), 12, "no extension at all");
     assert_eq!(&packet[opened.payload], b"payload");
 
-    let handle = bench.store.insert(PacketInfo { payload_type: 97, ..info }, b"", b"x").unwrap();
+    let handle = bench.store.insert(info, b"", b"x").unwrap();
     let packet = bench.store.get(handle).unwrap();
-    let written = bench.stream.write(&bench.sealer, &mut [0; 200], &packet, handle, 0, &out(2));
-    assert_eq!(written, Err(EgressError::PayloadType(97)));
+    let bare = Outgoing { rtx_payload_type: None, ..out(2) };
+    let written = bench.stream.write_rtx(&bench.sealer, &mut [0; 200], &packet, &bare);
+    assert_eq!(written, Err(EgressError::NoRtx));
 }
 
 #[test]
@@ -280,6 +279,9 @@ fn t38_a_storm_of_nacks_is_bounded() {
 #[test]
 fn padding_has_its_own_numbers() {
     let mut bench = bench();
+    let padding = bench.stream.write_padding(&bench.sealer, &mut [0; 400], 9, 0, 0, SendTime(0));
+    assert_eq!(padding, Err(EgressError::NoRtx), "its payload type is that of what is sent");
+    bench.forward(info(), b"", b"x", &out(1));
     for (n, (asked, given)) in [(0, 1), (100, 100), (255, 255), (9999, 255)].into_iter().enumerate() {
         let mut buffer = [0xee; 400];
         let bytes = bench
@@ -336,6 +338,7 @@ fn small_buffers_are_refused() {
         );
     }
     assert_eq!(bench.stream.stats(), EgressStats::default());
+    bench.forward(info(), b"", b"x", &out(1));
     assert!(bench.stream.write_padding(&bench.sealer, &mut [0; 200], 9, 0, 0, SendTime(0)).is_ok());
 }
 

@@ -11,7 +11,6 @@ fn info(sequence: u64, arrived: Instant) -> PacketInfo {
     PacketInfo {
         sequence,
         timestamp: sequence as u32 * 3000,
-        payload_type: 96,
         marker: false,
         frame: FrameInfo::default(),
         arrived,

@@ -90,6 +90,12 @@ impl SendHistory {
         Self::default()
     }
 
+    /// The number that the next packet will be given.
+    #[must_use]
+    pub fn next_number(&self) -> u16 {
+        self.next as u16
+    }
+
     /// Notes a packet that is being sent and returns the number to write into its header extension. `size` is
     /// what counts for the estimate: RTP header and payload, plus IP and UDP headers if wanted.
     pub fn register(&mut self, now: Instant, size: u16, tag: PacketTag) -> u16 {

@@ -17,9 +17,9 @@ impl Rig {
             rig.open(*viewer, ConnectionRole::Single, false);
             rig.subscribe(*viewer, TRACK);
             rig.offer(*viewer, 1, &["video recvonly"]);
-            rig.connection(*viewer).pretend_connected(false);
+            rig.pretend_connected(*viewer, false);
         }
-        rig.connection(ALICE).pretend_connected(false);
+        rig.pretend_connected(ALICE, false);
         rig
     }
 
@@ -31,10 +31,8 @@ impl Rig {
     /// Alice's next packet. Returns how many were sent on.
     fn publish(&mut self, source: u32, sequence: u64, payload: &[u8]) -> u64 {
         let alice = self.shard.by_id[&ALICE];
-        let mid = self.shard.endpoints[alice.0].sections[0].mid;
-        let format: PayloadFormat = self.connection(ALICE).preferred_format(mid, None).unwrap();
+        let format: PayloadFormat = self.connection(ALICE).preferred_format("0".into(), None).unwrap();
         let packet = MediaPacket {
-            mid,
             format,
             source,
             ..MediaPacket::unreceived(
@@ -45,8 +43,9 @@ impl Rig {
             )
         };
         let before = self.shard.stats().rtp_packets_sent;
-        self.shard.forward(alice, packet);
-        self.drain();
+        self.shard.forward(alice, 0, packet);
+        // The pacer spreads what it is given.
+        self.advance(Duration::from_millis(10));
         self.shard.stats().rtp_packets_sent - before
     }
 
@@ -97,7 +96,7 @@ fn a_publisher_that_changes_its_source_without_end_is_ended() {
 fn a_receiver_whose_session_panics_ends_alone() {
     let mut rig = Rig::call(&[BOB, CAROL]);
     assert_eq!(rig.publish(1, 1, &KEYFRAME), 2);
-    rig.connection(BOB).pretend_connected(true);
+    rig.pretend_connected(BOB, true);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let sent = rig.publish(1, 2, &DELTA);

@@ -1,0 +1,100 @@
+//! What both sides agreed on about media, in the words of the media plane.
+
+use zynk_protocol::MediaKind;
+
+use super::{Connection, Mid, PayloadFormat, packet::payload_format};
+use crate::media::extensions::{ExtensionKind, ExtensionMap};
+
+/// What the payload types of a connection mean.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NegotiatedFormats {
+    /// By payload type: the format, and whether it comes as a retransmission.
+    entries: Vec<Option<(PayloadFormat, bool)>>,
+}
+
+impl NegotiatedFormats {
+    /// The format of a payload type, and whether it is that of its retransmissions.
+    pub(crate) fn get(&self, payload_type: u8) -> Option<(PayloadFormat, bool)> {
+        self.entries.get(usize::from(payload_type)).copied().flatten()
+    }
+
+    /// Gives a payload type its meaning.
+    pub(crate) fn set(&mut self, payload_type: u8, format: PayloadFormat, repair: bool) {
+        let index = usize::from(payload_type);
+        if self.entries.len() <= index {
+            self.entries.resize(index + 1, None);
+        }
+        if let Some(entry) = self.entries.get_mut(index) {
+            *entry = Some((format, repair));
+        }
+    }
+}
+
+/// The payload types under which a format is sent to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PayloadTypes {
+    pub(crate) media: u8,
+    /// Of retransmissions, if the client takes them.
+    pub(crate) rtx: Option<u8>,
+}
+
+/// What our description says of the stream in a section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SendingStream {
+    pub(crate) ssrc: u32,
+    /// Of its retransmissions.
+    pub(crate) rtx: Option<u32>,
+    /// Canonical name for source descriptions.
+    pub(crate) cname: String,
+}
+
+impl Connection {
+    /// The payload types of all sections: they mean the same in each (RFC 8843, section 9.1).
+    pub(crate) fn formats(&self) -> NegotiatedFormats {
+        let mut formats = NegotiatedFormats::default();
+        for params in self.rtc.codec_config().params() {
+            formats.set(*params.pt(), payload_format(*params, false), false);
+            if let Some(red) = params.red() {
+                formats.set(*red, payload_format(*params, true), false);
+            }
+            if let Some(rtx) = params.resend() {
+                formats.set(*rtx, payload_format(*params, false), true);
+            }
+        }
+        formats
+    }
+
+    /// The header extensions of the sections `mids`, which mean the same in each (RFC 8843, section 9.4).
+    pub(crate) fn extensions(&self, mids: impl Iterator<Item = Mid>) -> ExtensionMap {
+        let mut map = ExtensionMap::default();
+        for media in mids.filter_map(|mid| self.rtc.media(mid)) {
+            for (id, extension) in media.remote_extmap().iter() {
+                if let Some(kind) = ExtensionKind::from_uri(extension.as_uri()) {
+                    map.set(id, kind);
+                }
+            }
+        }
+        map
+    }
+
+    /// The stream that we send in a section.
+    pub(crate) fn sending_stream(&mut self, mid: Mid) -> Option<SendingStream> {
+        let cname = self.rtc.media(mid)?.cname().to_owned();
+        let mut direct = self.rtc.direct_api();
+        let stream = direct.stream_tx_by_mid(mid, None)?;
+        Some(SendingStream { ssrc: *stream.ssrc(), rtx: stream.rtx().map(|rtx| *rtx), cname })
+    }
+}
+
+impl PayloadFormat {
+    /// What kind of media it is.
+    pub(crate) fn kind(&self) -> MediaKind {
+        use super::Codec;
+        match self.codec {
+            Codec::Opus | Codec::Red => MediaKind::Audio,
+            Codec::Vp8 | Codec::Vp9 | Codec::H264 | Codec::Av1 => MediaKind::Video,
+            Codec::Other if self.params.spec().codec.is_audio() => MediaKind::Audio,
+            Codec::Other => MediaKind::Video,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What one client is sent: when each packet leaves, how much may leave, what is sent again.
+//!
+//! ```text
+//!   subscription ─► Queued ─► pacer ─► number for the transport ─► header, payload, seal ─► datagram
+//!   NACK ─► sequence map ─► Queued ─┘        │
+//!   feedback, REMB, reports ─► estimator ─► pacer's rates, probes
+//! ```
+
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    media::{
+        bitrate::Bitrate,
+        estimator::{Estimator, EstimatorConfig, EstimatorOutput, Rates},
+        pacer::{Pacer, PacketClass, Release},
+        receiver::{ReportBlock, RoundTripTime, round_trip_time},
+        store::PacketHandle,
+        twcc::{Feedback, PacketReport, PacketTag, ProbeClusterId, SendHistory},
+    },
+    shard::SubscriptionKey,
+};
+
+/// Taken for the round trip time until a report tells it.
+const RTT_DEFAULT: Duration = Duration::from_millis(100);
+
+/// The slowest pace: 20 full packets each millisecond, which leave as one GSO send. What is forwarded has been paced
+/// by its publisher already; only what comes in larger bursts (keyframes, several streams at once) is spread, and
+/// over 5 ms at most, whatever the pace.
+const PACING_MIN: Bitrate = Bitrate::kbps(200_000);
+
+/// A packet that waits for its turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queued {
+    pub(crate) subscription: SubscriptionKey,
+    /// Tells a subscription from another that got its key later.
+    pub(crate) serial: u32,
+    pub(crate) handle: PacketHandle,
+    /// Outgoing number with rollovers; its low 16 bits for a retransmission.
+    pub(crate) sequence: u64,
+    /// See [`crate::forwarder::Treatment`].
+    pub(crate) tag: u16,
+}
+
+/// Loss that the client has reported since the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReportedLoss {
+    pub(crate) expected: u64,
+    pub(crate) lost: u64,
+}
+
+/// What the last report on a stream said.
+#[derive(Clone, Copy, Debug)]
+struct Reported {
+    highest_seq: u32,
+    cumulative_lost: i32,
+}
+
+/// Everything that one client is sent.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    pacer: Pacer<Queued>,
+    estimator: Estimator,
+    history: SendHistory,
+    /// Whether the client says when packets came.
+    twcc: bool,
+    rtt: RoundTripTime,
+    /// By SSRC; those of our streams alone.
+    reported: FxHashMap<u32, Reported>,
+    loss: ReportedLoss,
+    reports: Vec<PacketReport>,
+}
+
+impl Default for Downstream {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Downstream {
+    /// `twcc`: whether the client sends transport-wide feedback.
+    fn new(twcc: bool) -> Self {
+        let estimator = Estimator::new(EstimatorConfig { twcc, ..EstimatorConfig::default() });
+        Self {
+            pacer: Pacer::new(PACING_MIN),
+            estimator,
+            history: SendHistory::new(),
+            twcc,
+            rtt: RoundTripTime::default(),
+            reported: FxHashMap::default(),
+            loss: ReportedLoss::default(),
+            reports: Vec::new(),
+        }
+    }
+
+    /// Takes over whether the client sends transport-wide feedback. A change begins the estimate anew.
+    pub(crate) fn set_twcc(&mut self, twcc: bool) {
+        if twcc != self.twcc {
+            self.twcc = twcc;
+            self.estimator = Estimator::new(EstimatorConfig { twcc, ..EstimatorConfig::default() });
+        }
+    }
+
+    /// Lets a packet wait for its turn. False if there is no room.
+    pub(crate) fn push(&mut self, now: Instant, class: PacketClass, bytes: usize, queued: Queued) -> bool {
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        self.pacer.push(now, class, bytes, queued).is_ok()
+    }
+
+    /// The next packet to write now.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Release<Queued>> {
+        self.pacer.poll(now)
+    }
+
+    /// Says what was sent when padding was asked for.
+    pub(crate) fn on_padding(&mut self, now: Instant, bytes: usize, probe: Option<ProbeClusterId>) {
+        self.pacer.on_padding(now, u16::try_from(bytes).unwrap_or(u16::MAX), probe);
+    }
+
+    /// The transport number of the packet that is written next.
+    pub(crate) fn next_number(&self) -> u16 {
+        self.history.next_number()
+    }
+
+    /// Notes that it was written, with so many bytes.
+    pub(crate) fn register(&mut self, now: Instant, bytes: usize, probe: Option<ProbeClusterId>) {
+        let size = u16::try_from(bytes).unwrap_or(u16::MAX);
+        self.estimator.on_sent(now, size);
+        if self.twcc {
+            self.history.register(now, size, PacketTag { stream: 0, probe });
+        }
+    }
+
+    /// Takes transport-wide feedback; malformed feedback changes nothing.
+    pub(crate) fn on_feedback(&mut self, now: Instant, fci: &[u8]) {
+        let Ok(feedback) = Feedback::parse(fci) else { return };
+        self.reports.clear();
+        self.history.on_feedback(&feedback, &mut self.reports);
+        self.estimator.on_feedback(now, &self.reports, self.history.in_flight_bytes());
+    }
+
+    /// Takes a receiver-estimated bitrate.
+    pub(crate) fn on_remb(&mut self, now: Instant, bitrate_bps: u64) {
+        self.estimator.on_remb(now, Bitrate::bps(bitrate_bps));
+    }
+
+    /// Takes a report on one of our streams, which came at the NTP time `now_ntp`.
+    pub(crate) fn on_report(&mut self, now: Instant, now_ntp: u64, block: &ReportBlock) {
+        if let Some(rtt) = round_trip_time(now_ntp, block.last_sr, block.delay_since_last_sr) {
+            self.rtt.update(rtt);
+            self.estimator.on_rtt(now, rtt);
+        }
+        let reported = Reported { highest_seq: block.highest_seq, cumulative_lost: block.cumulative_lost };
+        if let Some(before) = self.reported.insert(block.ssrc, reported) {
+            let expected = block.highest_seq.wrapping_sub(before.highest_seq);
+            // Numbers that go back belong to an old report, or to a lie.
+            let expected = if expected < 1 << 20 { expected } else { 0 };
+            let lost = block
+                .cumulative_lost
+                .saturating_sub(before.cumulative_lost)
+                .max(0)
+                .cast_unsigned()
+                .min(expected);
+            self.loss.expected += u64::from(expected);
+            self.loss.lost += u64::from(lost);
+            self.estimator.on_loss(now, lost, expected - lost);
+        }
+    }
+
+    /// Lets the estimate look at the time, and the pacer follow it.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.estimator.handle_timeout(now);
+        while let Some(output) = self.estimator.poll_output() {
+            match output {
+                EstimatorOutput::Rates(Rates { pacing, padding, .. }) => {
+                    self.pacer.set_rates(pacing.max(PACING_MIN), padding);
+                }
+                EstimatorOutput::Probe(cluster) => self.pacer.probe(now, cluster),
+            }
+        }
+    }
+
+    /// When something is to be sent, or the estimate looks at the time.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.pacer.next_timeout().into_iter().chain(self.estimator.next_timeout()).min()
+    }
+
+    /// The smoothed round trip time, if a report has told it.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt.get()
+    }
+
+    /// The round trip time to reckon with.
+    pub(crate) fn rtt_or_default(&self) -> Duration {
+        self.rtt.get().unwrap_or(RTT_DEFAULT)
+    }
+
+    /// What the client reported lost since the last time.
+    pub(crate) fn take_loss(&mut self) -> ReportedLoss {
+        std::mem::take(&mut self.loss)
+    }
+}

@@ -1,0 +1,38 @@
+//! Thin wrappers for the fuzz targets around parsers that are not public. Not an interface.
+
+use crate::{dependency_descriptor, vp8, vp9};
+
+/// VP8's payload descriptor: read, and its own numbers written back.
+pub fn vp8(payload: &[u8]) {
+    let Some(ids) = vp8::ids(payload) else { return };
+    let mut copy = payload.to_vec();
+    let written = vp8::patch(payload, ids).is_some_and(|patch| patch.apply(&mut copy).is_ok());
+    assert!(written && copy == payload, "writing what was read changed the payload");
+}
+
+/// As [`vp8`], VP9's.
+pub fn vp9(payload: &[u8]) {
+    let Some(descriptor) = vp9::Descriptor::parse(payload) else { return };
+    let _parts = (descriptor.is_start(), descriptor.layer(), descriptor.layers());
+    let Some(ids) = descriptor.ids() else { return };
+    let mut copy = payload.to_vec();
+    if vp9::patch(payload, ids).is_some_and(|patch| patch.apply(&mut copy).is_ok()) {
+        assert!(copy == payload, "writing what was read changed the payload");
+    }
+}
+
+/// A stream's dependency descriptors, one after the other, each limited to every spatial layer.
+pub fn dependency_descriptors(descriptors: &[&[u8]]) {
+    let mut reader = dependency_descriptor::DescriptorReader::default();
+    for (timestamp, descriptor) in (0_u32..).zip(descriptors) {
+        let _number = dependency_descriptor::frame_number(descriptor);
+        let Some(described) = reader.read(descriptor, timestamp / 2) else { continue };
+        for highest in 0..4 {
+            for explicit in [false, true] {
+                if let Some(limited) = described.targets.limited(descriptor, highest, explicit) {
+                    assert!(limited.len() <= descriptor.len() + 8, "a limited descriptor grew");
+                }
+            }
+        }
+    }
+}

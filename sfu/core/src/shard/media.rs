@@ -1,0 +1,433 @@
+//! RTP and RTCP of the connections: datagrams in, and what each connection has to send in a turn.
+//!
+//! ```text
+//!   datagram ─► Opener ─┬─ RTP ──► Upstream ─► forward.rs ─► Downstream of each receiver
+//!                       └─ RTCP ─► reports, feedback ─► estimate;  NACK ─► Downstream;  PLI ─► publisher
+//!   once a turn, for each connection touched: pacer ─► EgressStream ─► outbox;  NACKs, feedback, reports ─► outbox
+//! ```
+
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use rand::RngExt;
+use slab::Slab;
+use zynk_protocol::MediaKind;
+
+use super::{EndpointKey, Shard, outbox::Outbox, reports};
+use crate::{
+    Transport,
+    connection::{Mid, Rid},
+    downstream::Queued,
+    endpoint::{Endpoint, Section},
+    forwarder::{Subscription, WriteTo},
+    media::{
+        egress::{EgressConfig, EgressStream, NtpTime, RtxConfig},
+        extensions::{ExtensionKind, SendTime},
+        keyframes::KeyframeAllowance,
+        nack::NackPair,
+        pacer::{PacketClass, Release},
+        rtcp::{Packet, Packets, ReportBlocks},
+    },
+    media_session::MediaSession,
+    sdp::RemoteDescription,
+    track::{PublisherClock, Track},
+};
+
+/// Octets of a received packet; larger ones are dropped. Browsers send up to 1200, gateways up to an Ethernet
+/// frame's 1500.
+const PACKET_BYTES_MAX: usize = 1500;
+/// Packets that one connection is sent in one turn; what is left goes with the next.
+const PACKETS_PER_TURN_MAX: usize = 512;
+/// Sent packets of video that can be asked for again: two seconds at 2.5 Mbit/s.
+const RTX_PACKETS: usize = 512;
+/// Retransmissions for a thousand octets sent. A burst of loss takes more than the usual 15 %, and a frame that
+/// lacks one packet costs a keyframe.
+const RTX_PER_MILLE: u32 = 350;
+
+/// Taken for a retransmission's size in the pacer, which does not look it up: that of a full packet.
+const RTX_BYTES_ASSUMED: usize = 1200;
+
+/// What RTCP asks of others than its sender's own streams.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    /// A keyframe of what is sent in this section.
+    Keyframe(Mid),
+    /// The publisher's clock, of what it sends in this section.
+    Clock { section: usize, rid: Option<Rid>, clock: PublisherClock },
+}
+
+impl Shard {
+    /// Takes an RTP or RTCP datagram of a connection; it is opened in place. False if it was dropped.
+    pub(super) fn handle_media(
+        &mut self,
+        key: EndpointKey,
+        transport: Transport,
+        source: SocketAddr,
+        datagram: &mut [u8],
+    ) -> bool {
+        if datagram.len() > PACKET_BYTES_MAX {
+            return false;
+        }
+        // RFC 5761, section 4: the packet types 192 to 223 are RTCP's.
+        match datagram.get(1) {
+            Some(192..=223) => self.handle_rtcp(key, transport, source, datagram),
+            Some(_) => self.handle_rtp(key, transport, source, datagram),
+            None => false,
+        }
+    }
+
+    fn handle_rtp(
+        &mut self,
+        key: EndpointKey,
+        transport: Transport,
+        source: SocketAddr,
+        datagram: &mut [u8],
+    ) -> bool {
+        let now = self.now;
+        let opened = self.guard(key, |endpoint| {
+            let protection = endpoint.media.protection.as_mut()?;
+            let opened = protection.opener.open_rtp(datagram).ok()?;
+            endpoint.media.heard_on(now, transport, source);
+            Some(opened)
+        });
+        let Some(Some(opened)) = opened else { return false };
+        let datagram = &*datagram;
+        let packet = self.guard(key, |endpoint| {
+            endpoint.media.report_soon(now);
+            endpoint.media.upstream.receive(now, datagram, &opened, &endpoint.sections)
+        });
+        self.mark_media(key);
+        if let Some(Some((section, packet))) = packet {
+            self.forward(key, section, packet);
+        }
+        true
+    }
+
+    fn handle_rtcp(
+        &mut self,
+        key: EndpointKey,
+        transport: Transport,
+        source: SocketAddr,
+        datagram: &mut [u8],
+    ) -> bool {
+        let now = self.now;
+        let ntp = self.ntp(now);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return false };
+        let subscriptions = &self.subscriptions;
+        let mut wishes = Vec::new();
+        let taken = catch_unwind(AssertUnwindSafe(|| {
+            let Some(protection) = endpoint.media.protection.as_mut() else { return false };
+            let Ok(opened) = protection.opener.open_rtcp(datagram) else { return false };
+            endpoint.media.heard_on(now, transport, source);
+            let compound = datagram.get(..opened.bytes).unwrap_or_default();
+            // What stands before a malformed packet counts.
+            for packet in Packets::new(compound).map_while(Result::ok) {
+                take_rtcp(endpoint, subscriptions, now, ntp, packet, &mut wishes);
+            }
+            true
+        }));
+        let Ok(taken) = taken else {
+            self.end_faulty(key);
+            return true;
+        };
+        self.mark_media(key);
+        for wish in wishes {
+            match wish {
+                Wish::Keyframe(mid) => self.handle_keyframe_request(key, mid),
+                Wish::Clock { section, rid, clock } => self.note_clock(key, section, rid, clock),
+            }
+        }
+        taken
+    }
+
+    fn note_clock(&mut self, key: EndpointKey, section: usize, rid: Option<Rid>, clock: PublisherClock) {
+        let track = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
+        let Some(track) = track.and_then(|track| self.tracks.get_mut(track.0)) else { return };
+        if let Some(encoding) = track.encoding_index(rid).and_then(|index| track.encodings.get_mut(index)) {
+            encoding.clock = Some(clock);
+        }
+    }
+
+    /// The NTP time of an instant.
+    pub(super) fn ntp(&self, now: Instant) -> NtpTime {
+        NtpTime::from_unix(self.config.unix_time + now.saturating_duration_since(self.started_at))
+    }
+
+    /// Both sides agreed on something: takes over formats, extensions and the sources that the client declares.
+    pub(super) fn media_negotiated(&mut self, key: EndpointKey, description: &RemoteDescription) {
+        self.guard(key, |endpoint| {
+            let Endpoint { connection, media, sections, .. } = endpoint;
+            let map = connection.extensions(sections.iter().map(|section| section.mid));
+            media.mixed_extension_forms = description.mixed_extension_forms;
+            media.downstream.set_twcc(map.id(ExtensionKind::TransportSequence).is_some());
+            media.extensions = map.clone();
+            let declared = description.sections.iter().flat_map(|remote| {
+                let index = sections.iter().position(|section| section.name == remote.mid);
+                remote.sources.iter().filter_map(move |source| Some((index?, *source)))
+            });
+            media.upstream.negotiated(map, connection.formats(), declared);
+        });
+    }
+
+    /// Makes the outgoing streams of the sections that carry a subscription, as far as there are keys.
+    pub(super) fn open_streams(&mut self, key: EndpointKey) {
+        let random = &mut self.random;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        let Endpoint { connection, media, sections, .. } = endpoint;
+        if media.protection.is_none()
+            && let Some(keys) = connection.take_keys()
+            && let Err(error) = media.set_keys(&keys)
+        {
+            tracing::warn!(%error, "no media will flow on a connection");
+        }
+        let Some(protection) = &mut media.protection else { return };
+        let waits = |section: &Section| section.stream.is_none() && section.subscription.is_some();
+        for (index, section) in sections.iter_mut().enumerate().filter(|(_, section)| waits(section)) {
+            let Some(sending) = connection.sending_stream(section.mid) else { continue };
+            let first: u16 = random.random_range(1..0x8000);
+            let rtx = sending.rtx.filter(|_| section.kind == MediaKind::Video).map(|rtx| (rtx, first));
+            let config = EgressConfig {
+                mid: &section.name,
+                extensions: &media.extensions,
+                mixed_forms: media.mixed_extension_forms,
+                ssrc: sending.ssrc,
+                rtx,
+                rtx_config: RtxConfig {
+                    packets_max: RTX_PACKETS,
+                    per_mille: RTX_PER_MILLE,
+                    ..RtxConfig::default()
+                },
+            };
+            match EgressStream::new(&mut protection.sealer, config) {
+                Ok(stream) => {
+                    section.cname = sending.cname;
+                    media.streams.insert(sending.ssrc, index);
+                    section.stream = Some(Box::new(stream));
+                }
+                Err(error) => tracing::debug!(%error, "a section cannot send"),
+            }
+        }
+    }
+
+    /// Has a connection served in this turn.
+    pub(super) fn mark_media(&mut self, key: EndpointKey) {
+        if let Some(endpoint) = self.endpoints.get_mut(key.0)
+            && !endpoint.media.dirty
+        {
+            endpoint.media.dirty = true;
+            self.media_dirty.push(key);
+        }
+    }
+
+    /// Sends what is due on a connection: packets, requests, feedback, reports.
+    pub(super) fn serve_media(&mut self, key: EndpointKey) {
+        let now = self.now;
+        let ntp = self.ntp(now);
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.media.dirty = false;
+        let (subscriptions, tracks, outbox) = (&self.subscriptions, &self.tracks, &mut self.outbox);
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            endpoint.media.downstream.handle_timeout(now);
+            let sent = send_packets(endpoint, key, subscriptions, tracks, outbox, now, ntp);
+            reports::send(endpoint, subscriptions, tracks, outbox, now, ntp);
+            (sent, endpoint.media.upstream.take_keyframe_wishes())
+        }));
+        let Ok((sent, wishes)) = served else {
+            self.end_faulty(key);
+            return;
+        };
+        self.stats.rtp_packets_sent += sent.packets;
+        self.stats.rtp_bytes_sent += sent.bytes;
+        for (section, rid) in wishes {
+            self.want_keyframe_from(key, section, rid);
+        }
+        self.set_media_timer(key);
+        if sent.polls == PACKETS_PER_TURN_MAX {
+            self.mark_media(key);
+        }
+    }
+
+    pub(super) fn set_media_timer(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return };
+        let Ok(slot) = u32::try_from(key.0) else { return };
+        match endpoint.media.next_timeout() {
+            // A pacer that is polled too early would be polled again and again within the millisecond.
+            Some(at) => self.media_timers.schedule(slot, at),
+            None => self.media_timers.cancel(slot),
+        }
+    }
+}
+
+/// What [`send_packets`] did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    packets: u64,
+    bytes: u64,
+    /// Times that the pacer had something to send.
+    polls: usize,
+}
+
+fn send_packets(
+    endpoint: &mut Endpoint,
+    key: EndpointKey,
+    subscriptions: &Slab<Subscription>,
+    tracks: &Slab<Track>,
+    outbox: &mut Outbox,
+    now: Instant,
+    ntp: NtpTime,
+) -> Sent {
+    let Endpoint { media, sections, traffic, .. } = endpoint;
+    let mut sent = Sent::default();
+    let (Some(path), Some(protection)) = (media.path(), &media.protection) else { return sent };
+    let downstream = &mut media.downstream;
+    let send_time = SendTime::from_ntp(ntp.0);
+    for _ in 0..PACKETS_PER_TURN_MAX {
+        let Some(release) = downstream.poll(now) else { break };
+        sent.polls += 1;
+        let transport_sequence = downstream.next_number();
+        let mut output = WriteTo {
+            now,
+            sealer: &protection.sealer,
+            buffer: outbox.buffer(),
+            transport_sequence,
+            send_time,
+        };
+        match release {
+            Release::Packet { item, class, probe } => {
+                let written = write_packet(&item, class, key, subscriptions, tracks, sections, &mut output);
+                let Some((bytes, payload_bytes)) = written else { continue };
+                outbox.commit(path, bytes);
+                downstream.register(now, bytes, probe);
+                if class != PacketClass::Retransmission {
+                    sent.packets += 1;
+                    sent.bytes += payload_bytes as u64;
+                    traffic.packets_sent += 1;
+                    traffic.bytes_sent += payload_bytes as u64;
+                }
+            }
+            Release::Padding { bytes, probe } => {
+                let written = write_padding(sections, usize::from(bytes), &mut output).unwrap_or(0);
+                if written > 0 {
+                    outbox.commit(path, written);
+                    downstream.register(now, written, probe);
+                }
+                downstream.on_padding(now, written, probe);
+            }
+        }
+    }
+    if sent.packets > 0 {
+        media.report_soon(now);
+    }
+    sent
+}
+
+fn write_packet(
+    item: &Queued,
+    class: PacketClass,
+    key: EndpointKey,
+    subscriptions: &Slab<Subscription>,
+    tracks: &Slab<Track>,
+    sections: &mut [Section],
+    output: &mut WriteTo<'_>,
+) -> Option<(usize, usize)> {
+    let subscription = subscriptions.get(item.subscription.0)?;
+    if subscription.serial != item.serial || subscription.subscriber != key {
+        return None;
+    }
+    let section = sections.get_mut(subscription.section)?;
+    let again = class == PacketClass::Retransmission;
+    let stream = section.stream.as_mut()?;
+    let (bytes, payload_bytes) = subscription.write(item, again, tracks, stream, output)?;
+    Some((bytes, payload_bytes))
+}
+
+/// Padding goes with the retransmissions of some stream that sends video.
+fn write_padding(sections: &mut [Section], bytes: usize, output: &mut WriteTo<'_>) -> Option<usize> {
+    let stream = sections
+        .iter_mut()
+        .filter(|section| section.subscription.is_some())
+        .filter_map(|section| section.stream.as_mut())
+        .find(|stream| stream.rtx_ssrc().is_some() && stream.stats().packets > 0)?;
+    let (sequence, at) = (output.transport_sequence, output.send_time);
+    stream.write_padding(output.sealer, output.buffer, bytes, 0, sequence, at).ok()
+}
+
+fn take_rtcp(
+    endpoint: &mut Endpoint,
+    subscriptions: &Slab<Subscription>,
+    now: Instant,
+    ntp: NtpTime,
+    packet: Packet<'_>,
+    wishes: &mut Vec<Wish>,
+) {
+    let Endpoint { media, sections, .. } = endpoint;
+    match packet {
+        Packet::SenderReport { ssrc, info, blocks } => {
+            if let Some((section, rid)) = media.upstream.on_sender_report(now, ssrc, info.ntp.0) {
+                let clock = PublisherClock { ntp: media.on_our_clock(info.ntp, ntp), rtp: info.rtp };
+                wishes.push(Wish::Clock { section, rid, clock });
+            }
+            take_reports(media, blocks, now, ntp);
+        }
+        Packet::ReceiverReport { blocks, .. } => {
+            take_reports(media, blocks, now, ntp);
+        }
+        Packet::Nack { media: ssrc, pairs, .. } => {
+            let index = media.streams.get(&ssrc).copied();
+            let Some(section) = index.and_then(|index| sections.get_mut(index)) else { return };
+            let Some(key) = section.subscription else { return };
+            let Some(subscription) = subscriptions.get(key.0) else { return };
+            let Some(stream) = &mut section.stream else { return };
+            let rtt = media.downstream.rtt_or_default();
+            for sequence in pairs.flat_map(NackPair::seqs) {
+                let Some(sent) = stream.resend(now, sequence, rtt) else { continue };
+                let queued = Queued {
+                    subscription: key,
+                    serial: subscription.serial,
+                    handle: sent.handle,
+                    sequence: u64::from(sent.sequence),
+                    tag: sent.tag,
+                };
+                media.downstream.push(now, PacketClass::Retransmission, RTX_BYTES_ASSUMED, queued);
+            }
+        }
+        Packet::TransportFeedback { fci, .. } => media.downstream.on_feedback(now, fci),
+        Packet::Remb { bitrate_bps, .. } => media.downstream.on_remb(now, bitrate_bps),
+        Packet::PictureLoss { media: ssrc, .. } => {
+            wish_keyframe(media, sections, ssrc, wishes, |allowance| allowance.on_pli(now));
+        }
+        Packet::FullIntraRequest { entries, .. } => {
+            for (ssrc, number) in entries {
+                wish_keyframe(media, sections, ssrc, wishes, |allowance| allowance.on_fir(now, number));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn take_reports(media: &mut MediaSession, blocks: ReportBlocks<'_>, now: Instant, ntp: NtpTime) {
+    let MediaSession { streams, downstream, .. } = media;
+    for block in blocks.filter(|block| streams.contains_key(&block.ssrc)) {
+        downstream.on_report(now, ntp.0, &block);
+    }
+    if let Some(rtt) = media.downstream.rtt() {
+        media.upstream.on_rtt(rtt);
+    }
+}
+
+fn wish_keyframe(
+    media: &MediaSession,
+    sections: &mut [Section],
+    ssrc: u32,
+    wishes: &mut Vec<Wish>,
+    allowed: impl FnOnce(&mut KeyframeAllowance) -> bool,
+) {
+    if let Some(section) = media.streams.get(&ssrc).and_then(|index| sections.get_mut(*index))
+        && allowed(&mut section.allowance)
+    {
+        wishes.push(Wish::Keyframe(section.mid));
+    }
+}

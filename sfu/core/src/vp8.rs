@@ -1,0 +1,67 @@
+//! VP8's RTP payload descriptor (RFC 7741, section 4.2), as far as forwarding needs it: the running numbers, and
+//! what has to be written to change them. Both bits of the picture id and TL0PICIDX stand in the clear, side by
+//! side, also where the frame is encrypted end to end.
+
+use crate::{
+    connection::PictureIds,
+    media::egress::{PATCH_BYTES_MAX, PayloadPatch},
+};
+
+/// The descriptor is extended.
+const X: u8 = 0x80;
+/// A picture id is present.
+const I: u8 = 0x80;
+/// TL0PICIDX is present.
+const L: u8 = 0x40;
+/// The picture id has 15 bits.
+const M: u8 = 0x80;
+
+/// The running numbers; none when the picture id has only 7 bits, or is missing.
+pub(crate) fn ids(payload: &[u8]) -> Option<PictureIds> {
+    let [first, extension, high, low, ..] = *payload else { return None };
+    if first & X == 0 || extension & I == 0 || high & M == 0 {
+        return None;
+    }
+    let tl0_pic_idx = match extension & L {
+        0 => None,
+        _ => Some(*payload.get(4)?),
+    };
+    Some(PictureIds { picture_id: u16::from_be_bytes([high & !M, low]), tl0_pic_idx })
+}
+
+/// What makes a payload's running numbers `ids`; none if it has no place for them.
+pub(crate) fn patch(payload: &[u8], ids: PictureIds) -> Option<PayloadPatch> {
+    let present = self::ids(payload)?;
+    let mut octets = [0; PATCH_BYTES_MAX];
+    let [high, low] = ids.picture_id.to_be_bytes();
+    let tl0 = present.tl0_pic_idx.map(|present| ids.tl0_pic_idx.unwrap_or(present));
+    for (octet, value) in octets.iter_mut().zip([high | M, low, tl0.unwrap_or(0)]) {
+        *octet = value;
+    }
+    Some(PayloadPatch { at: 2, bytes: if tl0.is_some() { 3 } else { 2 }, octets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_and_written_in_place() {
+        let payload = [0x90, 0xe0, 0x80 | 0x12, 0x34, 7, 0x20, 0x55];
+        assert_eq!(ids(&payload), Some(PictureIds { picture_id: 0x1234, tl0_pic_idx: Some(7) }));
+        let wished = PictureIds { picture_id: 0x7fff, tl0_pic_idx: Some(255) };
+        let mut changed = payload;
+        patch(&payload, wished).unwrap().apply(&mut changed).unwrap();
+        assert_eq!(ids(&changed), Some(wished));
+        assert_eq!((&changed[..2], &changed[5..]), (&payload[..2], &payload[5..]));
+    }
+
+    #[test]
+    fn payloads_without_a_long_picture_id_are_left_alone() {
+        let wished = PictureIds { picture_id: 1, tl0_pic_idx: None };
+        for payload in [&[0x10, 0x00, 0x9d, 0x01][..], &[0x90, 0x80, 0x12, 0x10], &[0x90, 0x80, 0x92], &[]] {
+            assert_eq!(ids(payload), None, "{payload:?}");
+            assert_eq!(patch(payload, wished), None, "{payload:?}");
+        }
+    }
+}
