@@ -1,0 +1,24 @@
+//! Fuzz targets: everything of the SFU that takes octets from the network, one function a target. libFuzzer calls
+//! them through `fuzz_targets/`; `tests/replay.rs` runs the corpora through them in every build.
+//!
+//! ```
+//! zynk_fuzz::rtp(&[0x80, 111, 0, 1]);
+//! ```
+//!
+//! A target fails by panicking: that is how libFuzzer is told.
+#![allow(clippy::panic)]
+
+mod payload_descriptors;
+mod rtcp;
+mod rtp;
+mod shard_operations;
+mod shard_rig;
+mod srtp;
+mod stun;
+
+pub use payload_descriptors::payload_descriptors;
+pub use rtcp::rtcp;
+pub use rtp::rtp;
+pub use shard_operations::shard_operations;
+pub use srtp::srtp;
+pub use stun::stun;
