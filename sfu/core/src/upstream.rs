@@ -12,7 +12,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, time::Instant};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use zynk_protocol::MediaKind;
@@ -110,22 +110,8 @@ impl Upstream {
             if !media.take(sequence) {
                 return None;
             }
-            let mut packet = MediaPacket {
-                rid: place.rid,
-                format,
-                source: header.ssrc,
-                sequence,
-                timestamp: header.timestamp,
-                marker: header.marker,
-                payload: Cow::Borrowed(payload),
-                extensions,
-                keyframe: false,
-                ids: None,
-                layer: None,
-                layers: None,
-                targets: None,
-            };
-            packet.describe();
+            let numbers = (header.ssrc, sequence);
+            let packet = MediaPacket::received(format, place.rid, numbers, header, payload, extensions);
             if media.nacks {
                 media.nack.on_packet(now, sequence, packet.keyframe, false);
             }
@@ -153,22 +139,8 @@ impl Upstream {
         if !media.take(sequence) {
             return None;
         }
-        let mut packet = MediaPacket {
-            rid: place.rid,
-            format,
-            source: repaired,
-            sequence,
-            timestamp: opened.header.timestamp,
-            marker: opened.header.marker,
-            payload: Cow::Borrowed(payload),
-            extensions,
-            keyframe: false,
-            ids: None,
-            layer: None,
-            layers: None,
-            targets: None,
-        };
-        packet.describe();
+        let numbers = (repaired, sequence);
+        let packet = MediaPacket::received(format, place.rid, numbers, &opened.header, payload, extensions);
         media.nack.on_packet(now, sequence, packet.keyframe, true);
         Some((place.section, packet))
     }

@@ -15,7 +15,7 @@ use zynk_protocol::MimeType;
 use crate::{
     dependency_descriptor::DecodeTargets,
     layers::Layer,
-    media::{egress::PayloadPatch, extensions::Extensions},
+    media::{egress::PayloadPatch, extensions::Extensions, rtp::RtpHeader},
     vp8, vp9,
 };
 
@@ -103,9 +103,36 @@ pub(crate) struct MediaPacket<'a> {
     pub(crate) targets: Option<DecodeTargets>,
 }
 
-impl MediaPacket<'_> {
-    /// Reads the codec's descriptor, once for all subscribers.
-    pub(crate) fn describe(&mut self) {
+impl<'a> MediaPacket<'a> {
+    /// Of a source, under an extended number of it. Reads the codec's descriptor, once for all subscribers.
+    pub(crate) fn received(
+        format: PayloadFormat,
+        rid: Option<Rid>,
+        (source, sequence): (u32, u64),
+        header: &RtpHeader,
+        payload: &'a [u8],
+        extensions: Extensions<'a>,
+    ) -> Self {
+        let mut packet = Self {
+            rid,
+            format,
+            source,
+            sequence,
+            timestamp: header.timestamp,
+            marker: header.marker,
+            payload: Cow::Borrowed(payload),
+            extensions,
+            keyframe: false,
+            ids: None,
+            layer: None,
+            layers: None,
+            targets: None,
+        };
+        packet.describe();
+        packet
+    }
+
+    fn describe(&mut self) {
         let payload = self.payload.as_ref();
         match self.format.codec {
             Codec::Vp8 => {
