@@ -9,22 +9,26 @@ use zynk_protocol::{
 
 use super::*;
 use crate::{
-    Certificate, ShardIndex,
+    Certificate, ShardIndex, Transmit,
     connection::SessionKeys,
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
 
+mod attacks;
 mod backup;
 mod media;
 
 const ROOM: &str = "RM_test";
 const ALICE: ConnectionId = ConnectionId(1);
 const BOB: ConnectionId = ConnectionId(2);
+const SERVER: ([u8; 4], u16) = ([127, 0, 0, 1], 7882);
 
 struct Rig {
     shard: Shard,
     now: Instant,
     events: Vec<NodeEvent>,
+    /// Datagrams that went out, with where to.
+    sent: Vec<(SocketAddr, Vec<u8>)>,
 }
 
 impl Rig {
@@ -33,13 +37,13 @@ impl Rig {
         let now = Instant::now();
         let config = ShardConfig {
             index: ShardIndex(3),
-            udp: vec![([127, 0, 0, 1], 7882).into()],
+            udp: vec![SERVER.into()],
             tcp: vec![([127, 0, 0, 1], 7881).into()],
             certificate: Certificate::generate().unwrap(),
             unix_time: Duration::from_secs(1_750_000_000),
             seed: 7,
         };
-        Self { shard: Shard::new(config, now).unwrap(), now, events: Vec::new() }
+        Self { shard: Shard::new(config, now).unwrap(), now, events: Vec::new(), sent: Vec::new() }
     }
 
     fn command(&mut self, action: NodeAction) {
@@ -60,7 +64,9 @@ impl Rig {
         loop {
             match self.shard.poll_output() {
                 Output::Event { event, .. } => self.events.push(event),
-                Output::Transmit(_) => {}
+                Output::Transmit(Transmit { destination, payload, .. }) => {
+                    self.sent.push((destination, payload.to_vec()));
+                }
                 Output::Timeout(_) => return,
             }
         }
@@ -100,12 +106,11 @@ impl Rig {
         let endpoint = &mut self.shard.endpoints[key.0];
         endpoint.connection.pretend_connected(faulty);
         if endpoint.media.protection.is_none() {
-            let material = KeyingMaterial::new(Profile::AeadAes128Gcm, &[id.0 as u8; 56]).unwrap();
-            let keys = SessionKeys { material, role: DtlsRole::Server };
+            let keys = SessionKeys { material: keying_material(id), role: DtlsRole::Server };
             endpoint.media.set_keys(&keys).unwrap();
-            let local = ([127, 0, 0, 1], 7882).into();
-            let remote = ([127, 0, 0, 1], 40_000 + id.0 as u16).into();
+            let (local, remote) = (SERVER.into(), address(id));
             endpoint.media.nominate(self.now, Path { transport: Transport::Udp, local, remote }, 1);
+            self.shard.demux.add_address(self.now, Transport::Udp, remote, key, |_| true);
         }
         self.shard.open_streams(key);
     }
@@ -131,6 +136,16 @@ impl Rig {
             _ => unreachable!(),
         }
     }
+}
+
+/// Where a client is that only pretends to be connected.
+fn address(id: ConnectionId) -> SocketAddr {
+    ([127, 0, 0, 1], 40_000 + id.0 as u16).into()
+}
+
+/// What its handshake would have yielded.
+fn keying_material(id: ConnectionId) -> KeyingMaterial {
+    KeyingMaterial::new(Profile::AeadAes128Gcm, &[id.0 as u8; 56]).unwrap()
 }
 
 fn offer(sections: &[&str]) -> String {

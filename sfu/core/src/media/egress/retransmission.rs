@@ -9,6 +9,10 @@ const RESEND_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest such time, however long a receiver claims its round trip is.
 const RESEND_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Thousandths of octets that are taken for a retransmission when it is granted; the difference is made up for when it
+/// is written. A storm of requests would be granted whole otherwise, before the first of them costs anything.
+const GRANTED: i64 = 1200 * 1000;
+
 /// Limits of a stream's retransmissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtxConfig {
@@ -53,9 +57,9 @@ impl RtxLimit {
         self.credit = (self.credit + earned).min(i64::from(self.config.burst_bytes) * 1000);
     }
 
-    /// Counts a packet that was sent again.
+    /// Counts a packet that was granted and has been sent again.
     pub fn on_resent(&mut self, bytes: usize) {
-        self.credit -= bytes as i64 * 1000;
+        self.credit += GRANTED - bytes as i64 * 1000;
     }
 
     /// Whether a packet may be sent again now; if so, that is noted.
@@ -71,6 +75,7 @@ impl RtxLimit {
         if entry.sends.get() > 1 && since < interval {
             return false;
         }
+        self.credit -= GRANTED;
         entry.resent_ms = now_ms;
         entry.sends = entry.sends.saturating_add(1);
         true

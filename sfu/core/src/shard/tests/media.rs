@@ -4,14 +4,14 @@ use super::*;
 use crate::connection::{Codec, Connection, MediaPacket, PayloadFormat};
 
 const TRACK: &str = "TR_video";
-const CAROL: ConnectionId = ConnectionId(3);
+pub(super) const CAROL: ConnectionId = ConnectionId(3);
 /// A VP8 payload with which decoding can start, and one with which it cannot (RFC 7741, section 4).
-const KEYFRAME: [u8; 6] = [0x10, 0x00, 0x9d, 0x01, 0x2a, 0x00];
-const DELTA: [u8; 6] = [0x10, 0x01, 0x9d, 0x01, 0x2a, 0x00];
+pub(super) const KEYFRAME: [u8; 6] = [0x10, 0x00, 0x9d, 0x01, 0x2a, 0x00];
+pub(super) const DELTA: [u8; 6] = [0x10, 0x01, 0x9d, 0x01, 0x2a, 0x00];
 
 impl Rig {
     /// Alice publishes, the others receive.
-    fn call(viewers: &[ConnectionId]) -> Self {
+    pub(super) fn call(viewers: &[ConnectionId]) -> Self {
         let mut rig = with_publisher();
         for viewer in viewers {
             rig.open(*viewer, ConnectionRole::Single, false);
