@@ -266,6 +266,13 @@ impl EgressStream {
         Some(entry.packet())
     }
 
+    /// What [`Self::resend`] granted is not sent after all.
+    pub fn forgo_resend(&mut self) {
+        if let Some(rtx) = &mut self.rtx {
+            rtx.limit.on_resent(0);
+        }
+    }
+
     /// Writes and seals a retransmission at the front of `buffer` (RFC 4588: own SSRC, payload type and sequence
     /// numbers, the original sequence number before the payload); returns its length. `out` holds the numbers
     /// that the packet went out with the first time, `out.sequence` among them.

@@ -177,7 +177,9 @@ impl Shard {
         let random = &mut self.random;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let Endpoint { connection, media, sections, .. } = endpoint;
+        // Before that, the other side's certificate may be anybody's.
         if media.protection.is_none()
+            && connection.is_connected()
             && let Some(keys) = connection.take_keys()
             && let Err(error) = media.set_keys(&keys)
         {
@@ -340,8 +342,11 @@ fn write_packet(
     let section = sections.get_mut(subscription.section)?;
     let again = class == PacketClass::Retransmission;
     let stream = section.stream.as_mut()?;
-    let (bytes, payload_bytes) = subscription.write(item, again, tracks, stream, output)?;
-    Some((bytes, payload_bytes))
+    let written = subscription.write(item, again, tracks, stream, output);
+    if again && written.is_none() {
+        stream.forgo_resend();
+    }
+    written
 }
 
 /// Padding goes with the retransmissions of some stream that sends video.
@@ -391,7 +396,9 @@ fn take_rtcp(
                     sequence: u64::from(sent.sequence),
                     tag: sent.tag,
                 };
-                media.downstream.push(now, PacketClass::Retransmission, RTX_BYTES_ASSUMED, queued);
+                if !media.downstream.push(now, PacketClass::Retransmission, RTX_BYTES_ASSUMED, queued) {
+                    stream.forgo_resend();
+                }
             }
         }
         Packet::TransportFeedback { fci, .. } => media.downstream.on_feedback(now, fci),

@@ -57,7 +57,7 @@ impl RtxLimit {
         self.credit = (self.credit + earned).min(i64::from(self.config.burst_bytes) * 1000);
     }
 
-    /// Counts a packet that was granted and has been sent again.
+    /// Counts a packet that was granted and has been sent again; of no octets if it was not.
     pub fn on_resent(&mut self, bytes: usize) {
         self.credit += GRANTED - bytes as i64 * 1000;
     }
