@@ -41,6 +41,9 @@ pub(crate) enum SessionError {
     /// A text frame is no `SignalRequest`.
     #[error("malformed signal message: not the JSON of a SignalRequest")]
     Json,
+    /// A frame is none of the WebSocket protocol's, or text that is no UTF-8 (RFC 6455).
+    #[error("malformed WebSocket frame")]
+    Frame,
     /// A frame is over the limit.
     #[error("signal message too large: at most {max} bytes")]
     TooLarge {

@@ -155,6 +155,14 @@ pub(crate) fn authorize_join(
     headers: &HeaderMap,
 ) -> Result<Claims, Problem> {
     let mut claims = authenticate(state, headers)?;
+    let cannot_join = || {
+        let detail = "the token does not allow to join the room (roomJoin)";
+        Problem::forbidden("cannot_join", detail)
+    };
+    // A token without grants names no room either: the grants are what is wrong with it.
+    if !claims.video.room_join && !claims.video.room_admin {
+        return Err(cannot_join());
+    }
     if room.is_some_and(|room| room != claims.video.room) {
         return Err(Problem::forbidden("wrong_room", "the token is for another room"));
     }
@@ -174,8 +182,7 @@ pub(crate) fn authorize_join(
         None => {}
     }
     if !claims.video.room_join {
-        let detail = "the token does not allow to join the room (roomJoin)";
-        return Err(Problem::forbidden("cannot_join", detail));
+        return Err(cannot_join());
     }
     Ok(claims)
 }

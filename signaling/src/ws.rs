@@ -289,6 +289,7 @@ impl Connection {
             Some(Err(error)) if is_capacity_error(&error) => {
                 return Err(End::Fault(SessionError::TooLarge { max: self.message_bytes_max }));
             }
+            Some(Err(error)) if is_malformed_frame(&error) => return Err(End::Fault(SessionError::Frame)),
             Some(Err(_)) => return Err(End::Lost),
         };
         match self.session.handle_frame(unix_ms(), &frame) {
@@ -343,7 +344,9 @@ impl Connection {
         if tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await.is_ok_and(|sent| sent.is_ok()) {
             let code = match error {
                 SessionError::TooLarge { .. } => close_code::TOO_BIG,
-                SessionError::Protobuf | SessionError::Json => close_code::INVALID_PAYLOAD,
+                SessionError::Protobuf | SessionError::Json | SessionError::Frame => {
+                    close_code::INVALID_PAYLOAD
+                }
             };
             self.close(code, &error.to_string()).await;
         }
@@ -370,6 +373,13 @@ async fn in_time(sending: impl Future<Output = Result<(), axum::Error>>) -> Resu
 }
 
 /// The library tells by text alone that a message is over its limit.
+/// Whether the client broke the protocol of WebSockets, and not the network the connection. The library's error is
+/// behind axum's, which tells its words alone.
+fn is_malformed_frame(error: &axum::Error) -> bool {
+    let text = error.to_string();
+    text.contains("UTF-8") || text.contains("WebSocket protocol error") && !text.contains("Connection reset")
+}
+
 fn is_capacity_error(error: &axum::Error) -> bool {
     error.to_string().contains("Space limit exceeded")
 }

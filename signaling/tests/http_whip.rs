@@ -274,6 +274,7 @@ async fn posts_are_refused_by_the_table() {
     let unsigned = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJrZXkiLCJzdWIiOiJvYnMiLCJleHAiOjk5OTk5OTk5OTksInZpZGVvIjp7InJv\
         b21Kb2luIjp0cnVlLCJyb29tIjoic3R1ZGlvIn19.";
     let grantless = server.token("obs", VideoGrants { room: "studio".into(), ..Default::default() });
+    let without_grants = server.token("obs", VideoGrants::default());
     let mute = server.token("obs", VideoGrants { can_publish: Some(false), ..join("studio") });
     let deaf = server.token("obs", VideoGrants { can_subscribe: Some(false), ..join("studio") });
     let audio_only =
@@ -299,6 +300,8 @@ async fn posts_are_refused_by_the_table() {
         ("alg none", "/whip/studio", unsigned, publish_offer()),
         ("not a token", "/whip/studio", "abc", publish_offer()),
         ("grantless", "/whip/studio", &grantless, publish_offer()),
+        ("no grants", "/whip/studio", &without_grants, publish_offer()),
+        ("no grants, no room", "/whip/v1", &without_grants, publish_offer()),
         ("no identity", "/whip/studio", &nobody, publish_offer()),
         ("long identity", "/whip/studio", &long, publish_offer()),
         ("no room", "/whip/v1", &roomless, publish_offer()),

@@ -14,7 +14,14 @@ use prost::Message as _;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest as _},
+    tungstenite::{
+        Message,
+        client::IntoClientRequest as _,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
 };
 use zynk_auth::{Claims, KeyRing, VideoGrants};
 use zynk_client::{ClientOptions, Codec, Command, Event, PeerConnections};
@@ -217,6 +224,7 @@ async fn tokens_that_allow_nothing_get_a_reason() {
     let code = |wanted: &str| &reasons.iter().find(|(row, _)| *row == wanted).unwrap().1;
     assert_ne!(code("expired"), code("foreign secret"));
     assert_ne!(code("expired"), code("unsigned"));
+    assert_ne!(code("foreign secret"), code("unsigned"));
     assert_ne!(code("without grants"), code("expired"));
 
     let client = zynk_client::Client::connect(&server.ws_url(), &good, ClientOptions::default()).await;
@@ -227,11 +235,13 @@ async fn tokens_that_allow_nothing_get_a_reason() {
 async fn malformed_messages_end_only_the_session_they_came_on() {
     let server = LiveServer::start();
     let bystanders = Bystanders::start(&server).await;
+    let not_utf8 = Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true);
     let rows = [
         ("protobuf", Message::Binary(vec![0xff; 64].into())),
         ("truncated protobuf", Message::Binary(vec![0x0a, 0x7f, 0x01].into())),
         ("JSON", Message::Text("{\"offer\": [}".into())),
         ("JSON of another shape", Message::Text("{\"offer\": 7}".into())),
+        ("text that is no UTF-8", Message::Frame(not_utf8)),
     ];
     for (row, message) in rows {
         let mut mallory = RawClient::join(&server, "mallory").await;

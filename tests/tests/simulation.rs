@@ -69,7 +69,7 @@ fn assert_every_frame_arrived(world: &World, people: &[ClientKey], seed: u64) {
     assert!(recovered > 50, "seed {seed}: the links lost next to nothing ({recovered})");
 }
 
-// str0m asks five times for a packet, at either end. With every twentieth datagram lost in each direction of
+// A client (str0m) asks five times for a packet, the server ten times. With every twentieth datagram lost in each direction of
 // both links, a packet in millions stays lost all the same: of a thousand seeds, one fails.
 #[test]
 fn every_frame_survives_five_percent_loss() {
