@@ -1,9 +1,5 @@
-//! What forwarding one packet to one receiver costs in memory, before the kernel sees it: header, extensions,
-//! payload and seal of the media plane, next to the bare AES-GCM seal of the same run.
-//!
-//! `cargo run --release -p zynk-benches --bin fanout [-- --json]`. A number is the median of five rounds, a
-//! round's the median of its samples. No sockets; ends by itself after some seconds.
-#![allow(clippy::print_stdout, reason = "the table is the product")]
+//! The media plane's way out alone: header, extensions, payload and seal, next to the bare AES-GCM seal of the same
+//! run; and the way in, opening what a publisher sealed.
 
 use std::time::Instant;
 
@@ -17,7 +13,7 @@ use zynk_sfu_core::media::{
     store::{FrameInfo, PacketInfo, PacketStore, StoreConfig},
 };
 
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 /// Packets a round, over all receivers.
 const PACKETS: usize = 200_000;
 /// Parts of a round; the bare seal is measured between them.
@@ -25,14 +21,14 @@ const SLICES: usize = 20;
 /// Packets between two looks at the clock, at least.
 const SAMPLE_PACKETS: usize = 100;
 /// Octets of the arena for one packet.
-const STRIDE: usize = 1536;
+pub(crate) const STRIDE: usize = 1536;
 /// The header of our packets: fixed, transport sequence, mid.
-const HEADER_BYTES: usize = 24;
+pub(crate) const HEADER_BYTES: usize = 24;
 
 /// What is measured in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Path {
+pub(crate) enum Path {
     /// The payload is encrypted from the store into the arena.
     Forward,
     /// A payload descriptor is changed on the way.
@@ -50,7 +46,7 @@ struct Case {
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
+pub(crate) struct Row {
     path: Path,
     profile: &'static str,
     receivers: usize,
@@ -65,7 +61,7 @@ struct Row {
 }
 
 #[derive(Debug, Serialize)]
-struct OpenRow {
+pub(crate) struct OpenRow {
     profile: &'static str,
     payload_bytes: usize,
     /// Per received packet: parse, authenticate, decrypt, replay window.
@@ -73,17 +69,8 @@ struct OpenRow {
     allocations: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
-    /// Of one, five and fifteen minutes, when the run began.
-    load_average: Option<String>,
-    forward: Vec<Row>,
-    open: Vec<OpenRow>,
-}
-
-fn main() -> Result<()> {
-    let json = std::env::args().any(|argument| argument == "--json");
-    let load_average = std::fs::read_to_string("/proc/loadavg").ok().map(|line| line.trim().to_owned());
+/// Ways out, in several sizes.
+pub(crate) fn rows() -> Result<Vec<Row>> {
     let gcm = |receivers, payload_bytes| Case {
         path: Path::Forward,
         profile: Profile::AeadAes128Gcm,
@@ -100,26 +87,21 @@ fn main() -> Result<()> {
     cases.extend([10, 50].map(|streams| Case { streams, ..large }));
     cases.push(Case { profile: Profile::AeadAes256Gcm, ..large });
     cases.push(Case { profile: Profile::Aes128CmHmacSha1_80, ..large });
-    let forward = cases.into_iter().map(measure).collect::<Result<Vec<_>>>()?;
-    let open = [
+    cases.into_iter().map(measure).collect()
+}
+
+/// Ways in.
+pub(crate) fn open_rows() -> Result<Vec<OpenRow>> {
+    let cases = [
         (Profile::AeadAes128Gcm, 100),
         (Profile::AeadAes128Gcm, 1100),
         (Profile::AeadAes256Gcm, 1100),
         (Profile::Aes128CmHmacSha1_80, 1100),
     ];
-    let open =
-        open.into_iter().map(|(profile, bytes)| measure_open(profile, bytes)).collect::<Result<Vec<_>>>()?;
-    let report = Report { load_average, forward, open };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
-    }
-    print(&report);
-    Ok(())
+    cases.into_iter().map(|(profile, bytes)| measure_open(profile, bytes)).collect()
 }
 
-fn print(report: &Report) {
-    println!("load average {}", report.load_average.as_deref().unwrap_or("unknown"));
+pub(crate) fn print(rows: &[Row], open: &[OpenRow]) {
     println!(
         "{:<8} {:<14} {:>9} {:>6} {:>8} {:>7} {:>10} {:>6} {:>12}",
         "path", "profile", "receivers", "bytes", "streams", "ns", "bare seal", "ratio", "allocations"
@@ -127,7 +109,7 @@ fn print(report: &Report) {
     let or_dash = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
     };
-    for row in &report.forward {
+    for row in rows {
         println!(
             "{:<8} {:<14} {:>9} {:>6} {:>8} {:>7.0} {:>10} {:>6} {:>12.3}",
             format!("{:?}", row.path).to_lowercase(),
@@ -141,7 +123,7 @@ fn print(report: &Report) {
             row.allocations
         );
     }
-    for row in &report.open {
+    for row in open {
         println!(
             "{:<8} {:<14} {:>9} {:>6} {:>8} {:>7.0} {:>10} {:>6} {:>12.3}",
             "open", row.profile, "", row.payload_bytes, "", row.ns, "-", "-", row.allocations
@@ -199,13 +181,13 @@ impl Receiver {
 }
 
 /// A key of the library, to seal with and nothing else.
-struct Bare {
+pub(crate) struct Bare {
     key: LessSafeKey,
     counter: u64,
 }
 
 impl Bare {
-    fn new(profile: Profile, number: usize) -> Result<Self> {
+    pub(crate) fn new(profile: Profile, number: usize) -> Result<Self> {
         let (algorithm, bytes) = match profile {
             Profile::AeadAes256Gcm => (&AES_256_GCM, 32),
             _ => (&AES_128_GCM, 16),
@@ -214,7 +196,7 @@ impl Bare {
         Ok(Self { key: LessSafeKey::new(key), counter: 0 })
     }
 
-    fn seal(&mut self, buffer: &mut [u8], payload_bytes: usize) -> Result<()> {
+    pub(crate) fn seal(&mut self, buffer: &mut [u8], payload_bytes: usize) -> Result<()> {
         self.counter += 1;
         let [a, b, c, d, e, f, g, h] = self.counter.to_be_bytes();
         let nonce = Nonce::assume_unique_for_key([0, 0, 0, 0, a, b, c, d, e, f, g, h]);
@@ -427,7 +409,7 @@ fn measure_open(profile: Profile, payload_bytes: usize) -> Result<OpenRow> {
     })
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
