@@ -139,6 +139,8 @@ pub(crate) struct Connection {
     pending: Option<SdpPendingOffer>,
     channels: [Option<ChannelId>; DataKind::ALL.len()],
     connected: bool,
+    /// Counts what both sides agreed on, see [`PayloadFormat::number`].
+    negotiations: u32,
     keys: KeySlot,
     #[cfg(test)]
     faulty: bool,
@@ -177,6 +179,7 @@ impl Connection {
             pending: None,
             channels: [None; DataKind::ALL.len()],
             connected: false,
+            negotiations: 0,
             keys,
             #[cfg(test)]
             faulty: false,
@@ -292,7 +295,7 @@ impl Connection {
             .params()
             .iter()
             .find(|params| params.pt() == payload_type || params.red() == Some(payload_type))?;
-        Some(payload_format(*params, params.red() == Some(payload_type)))
+        Some(payload_format(*params, params.red() == Some(payload_type), self.negotiations))
     }
 
     /// The payload format that the other side is going to send in a section: the one that our answer put

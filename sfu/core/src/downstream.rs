@@ -123,13 +123,19 @@ impl Downstream {
         self.history.next_number()
     }
 
-    /// Notes that it was written, with so many bytes.
-    pub(crate) fn register(&mut self, now: Instant, bytes: usize, probe: Option<ProbeClusterId>) {
+    /// Notes that it was written, with so many bytes. True if [`next_timeout`](Self::next_timeout) changed for another
+    /// reason than packets that wait.
+    pub(crate) fn register(&mut self, now: Instant, bytes: usize, probe: Option<ProbeClusterId>) -> bool {
         let size = u16::try_from(bytes).unwrap_or(u16::MAX);
-        self.estimator.on_sent(now, size);
         if self.twcc {
             self.history.register(now, size, PacketTag { stream: 0, probe });
         }
+        self.estimator.on_sent(now, size)
+    }
+
+    /// Whether nothing waits to be sent.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pacer.is_idle()
     }
 
     /// Takes transport-wide feedback; malformed feedback changes nothing.

@@ -203,7 +203,7 @@ impl Subscription {
         } else {
             encoding.store.get(queued.handle)?
         };
-        let codec = source.output.of.codec;
+        let codec = source.output.codec;
         let payload = match codec {
             _ if treatment.empty => &[],
             Codec::Red if source.output.unwrap_red => red_primary(stored.payload)?,
@@ -271,7 +271,7 @@ impl Subscription {
             track: source.track,
             encoding: source.encoding,
             timestamp_offset: offsets.timestamp(0),
-            clock_rate_hz: source.output.of.clock_rate_hz,
+            clock_rate_hz: source.output.clock_rate_hz,
         })
     }
 }
@@ -374,9 +374,13 @@ struct Choice {
 }
 
 /// How packets of a format go out.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OutputFormat {
-    of: PayloadFormat,
+    /// Of which track, and which of its publisher's formats: cheaper to compare than the formats themselves.
+    of: (u32, u32),
+    codec: Codec,
+    /// RTP clock, Hz.
+    clock_rate_hz: u32,
     payload_types: PayloadTypes,
     /// The subscriber takes no redundancy: send the primary block alone.
     unwrap_red: bool,
@@ -442,9 +446,9 @@ impl Forwarder {
     ) -> Option<Option<Numbered>> {
         let Arrival { packet, encoding, track_serial, .. } = arrival;
         let output = match self.output {
-            Some(output) if output.of == packet.format => output,
+            Some(output) if output.of == (track_serial, packet.format.number) => output,
             _ => {
-                let output = output_format(mid, packet.format, connection)?;
+                let output = OutputFormat::new(mid, track_serial, packet.format, connection)?;
                 self.output = Some(output);
                 output
             }
@@ -471,13 +475,20 @@ impl Forwarder {
     }
 }
 
-fn output_format(mid: Mid, format: PayloadFormat, connection: &Connection) -> Option<OutputFormat> {
-    if let Ok(payload_types) = connection.payload_types(mid, &format) {
-        return Some(OutputFormat { of: format, payload_types, unwrap_red: false });
+impl OutputFormat {
+    /// None if the subscriber does not accept the codec.
+    fn new(mid: Mid, track_serial: u32, format: PayloadFormat, connection: &Connection) -> Option<Self> {
+        let PayloadFormat { codec, clock_rate_hz, number, .. } = format;
+        let output = |payload_types, unwrap_red| {
+            let of = (track_serial, number);
+            Self { of, codec, clock_rate_hz, payload_types, unwrap_red }
+        };
+        if let Ok(payload_types) = connection.payload_types(mid, &format) {
+            return Some(output(payload_types, false));
+        }
+        let plain = (codec == Codec::Red).then(|| Connection::without_red(&format))?;
+        Some(output(connection.payload_types(mid, &plain).ok()?, true))
     }
-    let plain = (format.codec == Codec::Red).then(|| Connection::without_red(&format))?;
-    let payload_types = connection.payload_types(mid, &plain).ok()?;
-    Some(OutputFormat { of: format, payload_types, unwrap_red: true })
 }
 
 #[cfg(test)]

@@ -77,6 +77,9 @@ pub(crate) struct MediaSession {
     pub(crate) feedback: Vec<u8>,
     /// It is in the shard's list of those to be served this turn.
     pub(crate) dirty: bool,
+    /// Something else happened than that packets for it came: a timer, or something that it sent itself. Estimate,
+    /// reports and feedback are looked at only then, not at each packet.
+    pub(crate) attention: bool,
 }
 
 impl MediaSession {
@@ -99,6 +102,7 @@ impl MediaSession {
             scratch: Vec::new(),
             feedback: Vec::new(),
             dirty: false,
+            attention: false,
         }
     }
 
@@ -158,9 +162,13 @@ impl MediaSession {
         report.plus(*self.clock_offset.insert(kept.unwrap_or(offset)))
     }
 
-    /// Reports are due from now on, if they are not already.
-    pub(crate) fn report_soon(&mut self, now: Instant) {
-        self.report_at.get_or_insert(now + REPORT_INTERVAL);
+    /// Reports are due from now on, if they are not already. True if that is new.
+    pub(crate) fn report_soon(&mut self, now: Instant) -> bool {
+        let new = self.report_at.is_none();
+        if new {
+            self.report_at = Some(now + REPORT_INTERVAL);
+        }
+        new
     }
 
     /// Whether reports are due; then the next are an interval later.

@@ -8,21 +8,18 @@ use std::{
 use zynk_protocol::{BackupUse, MediaKind, MimeType, TrackSid};
 
 use crate::{
-    connection::{Mid, Rid},
+    connection::{MediaPacket, Mid, Rid},
     dependency_descriptor::DecodeTargets,
     layers::StreamLayers,
     media::{
         egress::NtpTime,
         keyframes::KeyframeRequests,
+        receiver::{LAYERS_MAX, LayerActivity},
         store::{PacketHandle, PacketStore, StoreConfig},
     },
     shard::{EndpointKey, SubscriptionKey, TrackKey},
 };
 
-/// An encoding counts as stopped when nothing came for so long. Shorter than a viewer's patience, longer than
-/// the pause between frames of any camera; simulcast of a screen share below one frame a second changes layers
-/// needlessly.
-const ENCODING_IDLE: Duration = Duration::from_millis(1500);
 /// A packet that comes so much too late is none of the running stream's (RFC 3550, appendix A.1:
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
@@ -35,8 +32,10 @@ pub(crate) struct Track {
     pub(crate) publisher: EndpointKey,
     pub(crate) mid: Mid,
     pub(crate) kind: MediaKind,
-    /// Lowest first; one for a track without simulcast.
+    /// Lowest first, at most [`LAYERS_MAX`]; one for a track without simulcast.
     pub(crate) encodings: Vec<Encoding>,
+    /// Which of them are being sent.
+    pub(crate) activity: LayerActivity,
     pub(crate) subscribers: Vec<SubscriptionKey>,
     pub(crate) muted: bool,
     /// The codec that the publisher was asked for.
@@ -60,7 +59,8 @@ pub(crate) struct Encoding {
     pub(crate) clock: Option<PublisherClock>,
     /// Who sends it, and the highest number that came.
     source: Option<(u32, u64)>,
-    last_packet_at: Option<Instant>,
+    /// Of the newest frame.
+    timestamp: Option<u32>,
     keyframes: KeyframeRequests,
 }
 
@@ -70,6 +70,21 @@ pub(crate) struct PublisherClock {
     /// On our clock.
     pub(crate) ntp: NtpTime,
     pub(crate) rtp: u32,
+}
+
+/// Which encodings of a track are being sent, lowest first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ActiveEncodings {
+    flags: [bool; LAYERS_MAX],
+    count: usize,
+}
+
+impl std::ops::Deref for ActiveEncodings {
+    type Target = [bool];
+
+    fn deref(&self) -> &[bool] {
+        self.flags.get(..self.count).unwrap_or(&self.flags)
+    }
 }
 
 /// Descriptors whose decode targets are known; older ones go out as they came. As many packets as a subscriber
@@ -116,16 +131,8 @@ impl Encoding {
             targets: TargetHistory::default(),
             clock: None,
             source: None,
-            last_packet_at: None,
+            timestamp: None,
             keyframes: KeyframeRequests::default(),
-        }
-    }
-
-    /// Notes a packet.
-    pub(crate) fn observe(&mut self, now: Instant, keyframe: bool) {
-        self.last_packet_at = Some(now);
-        if keyframe {
-            self.keyframes.on_keyframe(now);
         }
     }
 
@@ -146,22 +153,35 @@ impl Encoding {
             }
         }
     }
-
-    fn is_active(&self, now: Instant) -> bool {
-        self.last_packet_at.is_some_and(|at| now.saturating_duration_since(at) < ENCODING_IDLE)
-    }
 }
 
 impl Track {
+    /// A packet of encoding `index` came: notes what it says of which encodings are being sent. While one of them is,
+    /// its packets tell when others have stopped; when none is, there is nothing to change to.
+    pub(crate) fn observe(&mut self, now: Instant, index: usize, packet: &MediaPacket<'_>) {
+        let Some(encoding) = self.encodings.get_mut(index) else { return };
+        if packet.keyframe {
+            encoding.keyframes.on_keyframe(now);
+        }
+        // Padding has no payload and is no frame.
+        if packet.payload.is_empty() || encoding.timestamp == Some(packet.timestamp) {
+            return;
+        }
+        encoding.timestamp = Some(packet.timestamp);
+        self.activity.on_frame(now, index);
+        while self.activity.poll(now).is_some() {}
+    }
+
     /// Which encodings are being sent. A track with a single one is always taken for active.
-    pub(crate) fn active(&self, now: Instant) -> Vec<bool> {
+    pub(crate) fn active(&self) -> ActiveEncodings {
         let single = self.encodings.len() == 1;
-        self.encodings.iter().map(|encoding| single || encoding.is_active(now)).collect()
+        let flags = std::array::from_fn(|index| single || self.activity.is_active(index));
+        ActiveEncodings { flags, count: self.encodings.len() }
     }
 
     /// Whether any media of it has come.
     pub(crate) fn has_begun(&self) -> bool {
-        self.encodings.iter().any(|encoding| encoding.last_packet_at.is_some())
+        self.encodings.iter().any(|encoding| encoding.timestamp.is_some())
     }
 
     /// The number of the encoding that carries `rid`.

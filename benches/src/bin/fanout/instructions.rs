@@ -18,7 +18,10 @@ pub(crate) fn print() -> Result<()> {
         for sections in [2, 10, 50] {
             let [few, many] = [count(what, sections, STEPS[0])?, count(what, sections, STEPS[1])?];
             let packets = ((STEPS[1] - STEPS[0]) * RECEIVERS) as f64;
-            println!("{what:<14} {RECEIVERS:>9} {sections:>8} {:>26.0}", many.saturating_sub(few) as f64 / packets);
+            println!(
+                "{what:<14} {RECEIVERS:>9} {sections:>8} {:>26.0}",
+                many.saturating_sub(few) as f64 / packets
+            );
         }
     }
     Ok(())

@@ -108,7 +108,16 @@ fn print(report: &Report) {
     println!("load average {}", report.load_average.as_deref().unwrap_or("unknown"));
     println!(
         "{:<14} {:<10} {:>9} {:>6} {:>8} {:>7} {:>9} {:>10} {:>6} {:>12}",
-        "what", "clients", "receivers", "bytes", "sections", "ns", "feedback", "bare seal", "ratio", "allocations"
+        "what",
+        "clients",
+        "receivers",
+        "bytes",
+        "sections",
+        "ns",
+        "feedback",
+        "bare seal",
+        "ratio",
+        "allocations"
     );
     let or_dash = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
@@ -152,9 +161,8 @@ fn silent(receivers: usize, sections: usize, bytes: usize) -> Result<Row> {
     }
     fan.set_copies(false);
     let steps = (PACKETS / receivers / SLICES).max(1);
-    let mut bare = (0..receivers)
-        .map(|number| Bare::new(Profile::AeadAes256Gcm, number))
-        .collect::<Result<Vec<_>>>()?;
+    let mut bare =
+        (0..receivers).map(|number| Bare::new(Profile::AeadAes256Gcm, number)).collect::<Result<Vec<_>>>()?;
     let mut arena = vec![0; receivers * STRIDE];
     let (mut ours, mut seals, mut allocations) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {

@@ -105,8 +105,7 @@ impl RtpMode {
         let mut clients = Vec::new();
         for number in 0..receivers {
             let mut client = Client::new(number, now)?;
-            let mut rtc =
-                config().set_ice_lite(true).enable_bwe(Some(Bitrate::bps(BITRATE))).build(now);
+            let mut rtc = config().set_ice_lite(true).enable_bwe(Some(Bitrate::bps(BITRATE))).build(now);
             rtc.add_local_candidate(Candidate::host(SERVER.into(), Protocol::Udp)?);
             let offer = client.offer(sections, Direction::RecvOnly)?;
             let answer = rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;

@@ -50,15 +50,17 @@ pub(crate) struct SendingStream {
 
 impl Connection {
     /// The payload types of all sections: they mean the same in each (RFC 8843, section 9.1).
-    pub(crate) fn formats(&self) -> NegotiatedFormats {
+    pub(crate) fn formats(&mut self) -> NegotiatedFormats {
+        self.negotiations = self.negotiations.wrapping_add(1);
+        let negotiation = self.negotiations;
         let mut formats = NegotiatedFormats::default();
         for params in self.rtc.codec_config().params() {
-            formats.set(*params.pt(), payload_format(*params, false), false);
+            formats.set(*params.pt(), payload_format(*params, false, negotiation), false);
             if let Some(red) = params.red() {
-                formats.set(*red, payload_format(*params, true), false);
+                formats.set(*red, payload_format(*params, true, negotiation), false);
             }
             if let Some(rtx) = params.resend() {
-                formats.set(*rtx, payload_format(*params, false), true);
+                formats.set(*rtx, payload_format(*params, false, negotiation), true);
             }
         }
         formats

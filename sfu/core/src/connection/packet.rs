@@ -38,11 +38,13 @@ pub(crate) enum Codec {
 }
 
 /// A negotiated payload format of the publisher, to be matched with a subscriber's.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct PayloadFormat {
     pub(crate) codec: Codec,
     /// RTP clock, Hz.
     pub(crate) clock_rate_hz: u32,
+    /// Tells it from the other formats of its connection, those negotiated later included.
+    pub(crate) number: u32,
     pub(super) params: PayloadParams,
 }
 
@@ -71,7 +73,7 @@ impl PayloadFormat {
             channels: None,
             format: Default::default(),
         };
-        Self { codec, clock_rate_hz, params: PayloadParams::new(96.into(), None, spec) }
+        Self { codec, clock_rate_hz, number: codec as u32, params: PayloadParams::new(96.into(), None, spec) }
     }
 }
 
@@ -224,7 +226,8 @@ pub(crate) fn red_primary(payload: &[u8]) -> Option<&[u8]> {
     }
 }
 
-pub(super) fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat {
+/// `negotiation` counts the connection's.
+pub(super) fn payload_format(params: PayloadParams, red: bool, negotiation: u32) -> PayloadFormat {
     let spec = params.spec();
     let codec = match spec.codec {
         RtcCodec::Opus if red => Codec::Red,
@@ -235,7 +238,9 @@ pub(super) fn payload_format(params: PayloadParams, red: bool) -> PayloadFormat 
         RtcCodec::Av1 => Codec::Av1,
         _ => Codec::Other,
     };
-    PayloadFormat { codec, clock_rate_hz: spec.clock_rate.get(), params }
+    let payload_type = params.red().filter(|_| red).unwrap_or(params.pt());
+    let number = negotiation << 8 | u32::from(*payload_type);
+    PayloadFormat { codec, clock_rate_hz: spec.clock_rate.get(), number, params }
 }
 
 /// Lets str0m negotiate an extension that it does not read: no RTP reaches it.

@@ -33,8 +33,6 @@ pub const TARGET_MIN: Bitrate = Bitrate::kbps(5);
 pub const TARGET_MAX: Bitrate = Bitrate::kbps(1_000_000);
 /// How often the algorithm looks at the time while packets are sent.
 const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
-/// The algorithm is told what has been sent this often; it only looks at rates over hundreds of milliseconds.
-const SENT_INTERVAL: Duration = Duration::from_millis(5);
 /// After the last packet it goes on for so long, then rests until the next.
 const REST_AFTER: Duration = Duration::from_secs(2);
 /// Probes that may wait to be taken. The oldest gives way.
@@ -100,8 +98,8 @@ pub struct Estimator {
     told: Option<Rates>,
     probes: VecDeque<ProbeCluster>,
     sent_at: Option<Instant>,
-    /// When the algorithm was last told what has been sent, and how much has been since.
-    told_sent_at: Option<Instant>,
+    /// What has been sent since the algorithm was last told: at its own times and before each feedback. It only looks
+    /// at rates over hundreds of milliseconds.
     untold_bytes: u32,
     process_at: Option<Instant>,
     faults: u32,
@@ -123,7 +121,6 @@ impl Estimator {
             told: None,
             probes: VecDeque::new(),
             sent_at: None,
-            told_sent_at: None,
             untold_bytes: 0,
             process_at: None,
             faults: 0,
@@ -131,16 +128,17 @@ impl Estimator {
     }
 
     /// Notes a packet that has been sent, with its size as it was registered in the send history. A few
-    /// nanoseconds: the algorithm is told sums.
-    pub fn on_sent(&mut self, now: Instant, size: u16) {
+    /// nanoseconds: the algorithm is told sums. True if [`next_timeout`](Self::next_timeout) changed: the first packet,
+    /// or the first after a rest.
+    pub fn on_sent(&mut self, now: Instant, size: u16) -> bool {
         self.sent_at = Some(now);
         self.untold_bytes = self.untold_bytes.saturating_add(size.into());
-        if self.congestion.is_none() || self.process_at.is_none() {
-            self.process_at.get_or_insert(now);
-            self.tell_sent();
-        } else if self.told_sent_at.is_none_or(|at| now.saturating_duration_since(at) >= SENT_INTERVAL) {
-            self.tell_sent();
+        if self.congestion.is_some() && self.process_at.is_some() {
+            return false;
         }
+        self.process_at.get_or_insert(now);
+        self.tell_sent();
+        true
     }
 
     /// Tells the algorithm what has been sent since the last time.
@@ -148,7 +146,6 @@ impl Estimator {
         let (Some(sent_at), bytes @ 1..) = (self.sent_at, std::mem::take(&mut self.untold_bytes)) else {
             return;
         };
-        self.told_sent_at = Some(sent_at);
         self.with_congestion(sent_at, |congestion| congestion.on_sent(sent_at, bytes));
     }
 

@@ -5,9 +5,9 @@
 //! what belongs to one portion leaves together, so that it can go to the kernel as one GSO send.
 //!
 //! ```text
-//!   audio ───────────┐                          portion every 1 ms: as much as the rate allows,
-//!   retransmissions ─┼─► queues by priority ──► more when something would wait longer than 5 ms
-//!   video ───────────┤
+//!   retransmissions ─┐                          portion every 1 ms: as much as the rate allows,
+//!   video ───────────┼─► queues by priority ──► more when something would wait longer than 5 ms
+//!   audio ───────────┤   in each round, and last: a short packet ends a GSO send, and the round is one instant
 //!   probes, padding ─┘   only where nothing else waits
 //! ```
 //! A portion is at least an equal share of what waits among the portions left, so that the rate decides how
@@ -42,11 +42,15 @@ const PADDING_BYTES: u16 = 255;
 const PADDING_RETRY: Duration = Duration::from_millis(100);
 /// Classes that wait for portions, the first goes first.
 const PACED: [PacketClass; 2] = [PacketClass::Retransmission, PacketClass::Video];
+/// The order in a probe, which takes what there is.
+const ALL: [PacketClass; 3] = [PacketClass::Audio, PacketClass::Retransmission, PacketClass::Video];
+const PORTION_NS: u64 = PORTION_INTERVAL.as_nanos() as u64;
+const SPREAD_NS: u64 = SPREAD_MAX.as_nanos() as u64;
 
-/// What kind of packet waits; the first goes first.
+/// What kind of packet waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PacketClass {
-    /// Audio never waits for a portion.
+    /// Audio never waits for a portion: it ends each round.
     Audio,
     /// Answers to NACKs.
     Retransmission,
@@ -102,10 +106,12 @@ struct Queued<T> {
 pub struct Pacer<T> {
     queues: [VecDeque<Queued<T>>; CLASSES],
     queued_bytes: usize,
-    rate: Bitrate,
     padding_rate: Bitrate,
-    /// What has been sent is through by then, at the rate set: the debt as a point in time.
-    busy_until: Option<Instant>,
+    /// Nanoseconds that a byte takes at the rate set, 24.8 fixed point.
+    byte_time: u64,
+    /// How long what has been sent still takes at the rate set, in nanoseconds, as of `debt_at`.
+    debt_ns: u64,
+    debt_at: Option<Instant>,
     padded_until: Option<Instant>,
     /// The running or latest portion's time.
     portion_at: Option<Instant>,
@@ -124,9 +130,10 @@ impl<T: Copy> Pacer<T> {
         Self {
             queues: Default::default(),
             queued_bytes: 0,
-            rate: rate.max(Bitrate::kbps(1)),
             padding_rate: Bitrate::ZERO,
-            busy_until: None,
+            byte_time: byte_time(rate),
+            debt_ns: 0,
+            debt_at: None,
             padded_until: None,
             portion_at: None,
             portion_share: 0,
@@ -139,7 +146,7 @@ impl<T: Copy> Pacer<T> {
     /// Sets the rate of sending (at least 1 kbit/s) and that of padding up to which idle time is filled;
     /// zero for none.
     pub fn set_rates(&mut self, rate: Bitrate, padding_rate: Bitrate) {
-        self.rate = rate.max(Bitrate::kbps(1));
+        self.byte_time = byte_time(rate);
         self.padding_rate = padding_rate;
         if padding_rate == Bitrate::ZERO {
             self.padded_until = None;
@@ -173,47 +180,64 @@ impl<T: Copy> Pacer<T> {
 
     /// The next thing to send. Call until `None`; what comes out of one such round belongs into one send.
     pub fn poll(&mut self, now: Instant) -> Option<Release<T>> {
-        if let Some(packet) = self.pop(now, PacketClass::Audio, None) {
-            return Some(packet);
+        if self.debt_at != Some(now) {
+            self.begin_round(now);
         }
-        if let Some(probe) = self.prober.due(now) {
-            if let Some(packet) = PACED.into_iter().find_map(|class| self.pop(now, class, Some(probe))) {
-                return Some(packet);
-            }
+        if self.portion_at != Some(now) {
+            self.open_portion(now);
+        }
+        if !self.prober.is_idle()
+            && let Some(probe) = self.prober.due(now)
+        {
+            let packet = ALL.into_iter().find_map(|class| self.pop(now, class, Some(probe)));
             let bytes = self.prober.packet_bytes().max(PADDING_BYTES);
-            return self.ask(bytes, Some(probe));
+            return packet.or_else(|| self.ask(bytes, Some(probe)));
         }
         // What goes in between is part of the probe, which then asks for less padding: nothing waits for it.
         let probe = self.prober.running();
-        if self.portion_at != Some(now) && !self.open_portion(now) {
-            return None;
-        }
-        if self.portion_share > 0 || self.busy_until.is_none_or(|until| until < now + PORTION_INTERVAL) {
+        if self.portion_at == Some(now) && (self.portion_share > 0 || self.debt_ns < PORTION_NS) {
             let packet = PACED.into_iter().find_map(|class| self.pop(now, class, probe));
             if packet.is_some() {
                 self.portion_share = self.portion_share.saturating_sub(1);
                 return packet;
             }
         }
-        let pads = probe.is_none()
+        if let Some(packet) = self.pop(now, PacketClass::Audio, probe) {
+            return Some(packet);
+        }
+        let pads = self.portion_at == Some(now)
+            && probe.is_none()
             && self.padding_rate > Bitrate::ZERO
             && self.padded_until.is_none_or(|until| until <= now);
         if pads { self.ask(PADDING_BYTES, None) } else { None }
     }
 
-    fn open_portion(&mut self, now: Instant) -> bool {
+    /// Time has passed since the last round: the debt shrinks.
+    fn begin_round(&mut self, now: Instant) {
+        let passed = self.debt_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.debt_ns = self.debt_ns.saturating_sub(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX));
+        self.debt_at = Some(now);
+    }
+
+    fn open_portion(&mut self, now: Instant) {
         let rested = self.portion_at.is_none_or(|at| now.saturating_duration_since(at) >= PORTION_INTERVAL);
         let oldest = self.oldest();
         let pads = self.padding_rate > Bitrate::ZERO;
         if !rested || oldest.is_none() && !pads {
-            return false;
+            return;
         }
-        let waited = oldest.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(at));
-        let left = SPREAD_MAX.saturating_sub(waited).as_nanos() / PORTION_INTERVAL.as_nanos();
-        let waiting = PACED.iter().filter_map(|class| self.queues.get(*class as usize)).map(VecDeque::len);
-        self.portion_share = waiting.sum::<usize>().div_ceil((left as usize).max(1));
         self.portion_at = Some(now);
-        true
+        // What has just come, and little of it: no need to reckon how long the rest would wait.
+        let waiting: usize =
+            PACED.iter().filter_map(|class| self.queues.get(*class as usize)).map(VecDeque::len).sum();
+        self.portion_share = match oldest {
+            Some((_, at)) if waiting > 1 => {
+                let waited = now.saturating_duration_since(at);
+                let left = SPREAD_MAX.saturating_sub(waited).as_nanos() as u64 / PORTION_NS;
+                waiting.div_ceil(usize::try_from(left).unwrap_or(usize::MAX).max(1))
+            }
+            _ => waiting,
+        };
     }
 
     /// The packet that has waited longest for a portion.
@@ -235,9 +259,8 @@ impl<T: Copy> Pacer<T> {
     }
 
     fn charge(&mut self, now: Instant, bytes: u16, probe: Option<ProbeClusterId>) {
-        let from = self.busy_until.map_or(now, |until| until.max(now));
         // More debt would delay what comes after a burst that is already out.
-        self.busy_until = Some((from + self.rate.time_of(bytes)).min(now + SPREAD_MAX));
+        self.debt_ns = (self.debt_ns + ((u64::from(bytes) * self.byte_time) >> 8)).min(SPREAD_NS);
         if self.padding_rate > Bitrate::ZERO {
             // A portion's worth of lateness is made up for: that is how often it is asked for.
             let earliest = now.checked_sub(PORTION_INTERVAL).unwrap_or(now);
@@ -279,6 +302,12 @@ impl<T: Copy> Pacer<T> {
         [audio, paced, probe].into_iter().flatten().min()
     }
 
+    /// Whether nothing waits and nothing is to be filled.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queued_bytes == 0 && self.padding_rate == Bitrate::ZERO && self.prober.is_idle()
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -290,4 +319,9 @@ impl<T: Copy> Pacer<T> {
     pub fn refused(&self) -> u64 {
         self.refused
     }
+}
+
+/// See [`Pacer::byte_time`].
+fn byte_time(rate: Bitrate) -> u64 {
+    8_000_000_000 * 256 / rate.max(Bitrate::kbps(1)).as_bps()
 }

@@ -1,6 +1,7 @@
 //! The way of media through the shard, and of keyframe requests back.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
@@ -39,9 +40,9 @@ impl Shard {
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let source = encoding.follow(packet.source, packet.sequence);
-        encoding.observe(now, packet.keyframe);
         encoding.layers.observe(now, &mut packet);
         let highest_layer = encoding.layers.highest(now);
+        track.observe(now, index, &packet);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
         if let Some(level) = packet.extensions.audio_level
@@ -69,7 +70,7 @@ impl Shard {
             self.close(from, Some(ConnectionState::Failed));
             return;
         }
-        let active = track.active(now);
+        let active = track.active();
         let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let Ok(handle) = encoding.store.insert(packet_info(now, &packet), descriptor, &packet.payload) else {
@@ -91,39 +92,46 @@ impl Shard {
             MediaKind::Audio => PacketClass::Audio,
             MediaKind::Video => PacketClass::Video,
         };
+        let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
         let mut keyframes = Vec::new();
         let mut unsupported = Vec::new();
         let mut faulty = Vec::new();
-        for subscription_key in &track.subscribers {
-            let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) else { continue };
-            if !subscription.is_flowing() {
-                continue;
+        let mut receivers = track.subscribers.iter();
+        let (subscriptions, endpoints, media_dirty) =
+            (&mut self.subscriptions, &mut self.endpoints, &mut self.media_dirty);
+        let current = Cell::new(None);
+        let mut to_all = || {
+            for subscription_key in receivers.by_ref() {
+                let Some(subscription) = subscriptions.get_mut(subscription_key.0) else { continue };
+                if !subscription.is_flowing() {
+                    continue;
+                }
+                let receiver_key = subscription.subscriber;
+                let Some(receiver) = endpoints.get_mut(receiver_key.0) else { continue };
+                if receiver.media.protection.is_none() {
+                    continue;
+                }
+                current.set(Some(receiver_key));
+                let outcome = subscription.forward(now, *subscription_key, arrival, &receiver.connection);
+                if let Some(encoding) = outcome.keyframe
+                    && !keyframes.contains(&encoding)
+                {
+                    keyframes.push(encoding);
+                }
+                if outcome.unsupported {
+                    unsupported.push(*subscription_key);
+                }
+                let Some(queued) = outcome.queued else { continue };
+                receiver.media.downstream.push(now, class, bytes, queued);
+                if !receiver.media.dirty {
+                    receiver.media.dirty = true;
+                    media_dirty.push(receiver_key);
+                }
             }
-            let receiver_key = subscription.subscriber;
-            let Some(receiver) = self.endpoints.get_mut(receiver_key.0) else { continue };
-            if !receiver.connection.is_connected() {
-                continue;
-            }
-            let forward = || subscription.forward(now, *subscription_key, arrival, &receiver.connection);
-            let Ok(outcome) = catch_unwind(AssertUnwindSafe(forward)) else {
-                faulty.push(receiver_key);
-                continue;
-            };
-            if let Some(encoding) = outcome.keyframe
-                && !keyframes.contains(&encoding)
-            {
-                keyframes.push(encoding);
-            }
-            if outcome.unsupported {
-                unsupported.push(*subscription_key);
-            }
-            let Some(queued) = outcome.queued else { continue };
-            let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
-            receiver.media.downstream.push(now, class, bytes, queued);
-            if !receiver.media.dirty {
-                receiver.media.dirty = true;
-                self.media_dirty.push(receiver_key);
-            }
+        };
+        // One that fails is ended; the others after it get their packet.
+        while catch_unwind(AssertUnwindSafe(&mut to_all)).is_err() {
+            faulty.extend(current.take());
         }
         for receiver in faulty {
             self.end_faulty(receiver);
@@ -164,7 +172,7 @@ impl Shard {
                 [single] => single.layers.highest(self.now),
                 _ => 0,
             };
-            Some(subscription.wants_keyframe(&track.active(self.now), highest))
+            Some(subscription.wants_keyframe(&track.active(), highest))
         };
         if needed().unwrap_or(false) {
             self.want_keyframe_for(key);
@@ -186,7 +194,7 @@ impl Shard {
             return;
         }
         let Some(track) = self.tracks.get(source.0) else { return };
-        let active = track.active(self.now);
+        let active = track.active();
         if let Some(target) = Selector::target(&active, subscription.settings.quality) {
             self.want_keyframe(source, target, sent_before);
         }

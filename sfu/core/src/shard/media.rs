@@ -214,28 +214,35 @@ impl Shard {
         }
     }
 
-    /// Has a connection served in this turn.
+    /// Has a connection served in this turn, with everything that may be due.
     pub(super) fn mark_media(&mut self, key: EndpointKey) {
-        if let Some(endpoint) = self.endpoints.get_mut(key.0)
-            && !endpoint.media.dirty
-        {
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        endpoint.media.attention = true;
+        if !endpoint.media.dirty {
             endpoint.media.dirty = true;
             self.media_dirty.push(key);
         }
     }
 
-    /// Sends what is due on a connection: packets, requests, feedback, reports.
+    /// Sends what is due on a connection: packets, and if it needs attention requests, feedback and reports.
     pub(super) fn serve_media(&mut self, key: EndpointKey) {
         let now = self.now;
         let ntp = self.ntp(now);
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         endpoint.media.dirty = false;
+        let attention = std::mem::take(&mut endpoint.media.attention);
         let (subscriptions, tracks, outbox) = (&self.subscriptions, &self.tracks, &mut self.outbox);
         let served = catch_unwind(AssertUnwindSafe(|| {
-            endpoint.media.downstream.handle_timeout(now);
+            if attention {
+                endpoint.media.downstream.handle_timeout(now);
+            }
             let sent = send_packets(endpoint, key, subscriptions, tracks, outbox, now, ntp);
+            if !attention {
+                let timer = sent.timer || !endpoint.media.downstream.is_idle();
+                return (Sent { timer, ..sent }, Vec::new());
+            }
             reports::send(endpoint, subscriptions, tracks, outbox, now, ntp);
-            (sent, endpoint.media.upstream.take_keyframe_wishes())
+            (Sent { timer: true, ..sent }, endpoint.media.upstream.take_keyframe_wishes())
         }));
         let Ok((sent, wishes)) = served else {
             self.end_faulty(key);
@@ -246,7 +253,9 @@ impl Shard {
         for (section, rid) in wishes {
             self.want_keyframe_from(key, section, rid);
         }
-        self.set_media_timer(key);
+        if sent.timer {
+            self.set_media_timer(key);
+        }
         if sent.polls == PACKETS_PER_TURN_MAX {
             self.mark_media(key);
         }
@@ -270,6 +279,8 @@ struct Sent {
     bytes: u64,
     /// Times that the pacer had something to send.
     polls: usize,
+    /// The time at which the connection is to be served next may have changed.
+    timer: bool,
 }
 
 fn send_packets(
@@ -302,7 +313,7 @@ fn send_packets(
                 let written = write_packet(&item, class, key, subscriptions, tracks, sections, &mut output);
                 let Some((bytes, payload_bytes)) = written else { continue };
                 outbox.commit(path, bytes);
-                downstream.register(now, bytes, probe);
+                sent.timer |= downstream.register(now, bytes, probe);
                 if class != PacketClass::Retransmission {
                     sent.packets += 1;
                     sent.bytes += payload_bytes as u64;
@@ -314,14 +325,14 @@ fn send_packets(
                 let written = write_padding(sections, usize::from(bytes), &mut output).unwrap_or(0);
                 if written > 0 {
                     outbox.commit(path, written);
-                    downstream.register(now, written, probe);
+                    sent.timer |= downstream.register(now, written, probe);
                 }
                 downstream.on_padding(now, written, probe);
             }
         }
     }
     if sent.packets > 0 {
-        media.report_soon(now);
+        sent.timer |= media.report_soon(now);
     }
     sent
 }

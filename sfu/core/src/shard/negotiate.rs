@@ -10,6 +10,7 @@ use crate::{
     connection::{Credentials, Mid, OfferChanges, Rid},
     demux::draw_credentials,
     endpoint::{Endpoint, Section},
+    media::receiver::{LAYERS_MAX, LayerActivity},
     rewriter::Rewriter,
     sdp::{self, LocalSection, RemoteDescription, SECTIONS_MAX, SectionRole},
     track::{Encoding, Track},
@@ -142,6 +143,7 @@ impl Shard {
         let mut encodings: Vec<Encoding> = section
             .rids
             .iter()
+            .take(LAYERS_MAX)
             .map(|rid| Encoding::new(section.kind, Some(Rid::from(rid.as_str()))))
             .collect();
         if encodings.is_empty() {
@@ -154,6 +156,7 @@ impl Shard {
             mid: section.mid,
             kind: section.kind,
             encodings,
+            activity: LayerActivity::default(),
             subscribers: Vec::new(),
             muted: announced.muted,
             codec: announced.codec.clone(),

@@ -59,6 +59,11 @@ impl Prober {
         }
     }
 
+    /// Whether no probe waits or runs.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.probes.first(), None | Some(None))
+    }
+
     /// The probe whose next packet is due. Begins the first one, drops those that are too late.
     pub(super) fn due(&mut self, now: Instant) -> Option<ProbeClusterId> {
         loop {

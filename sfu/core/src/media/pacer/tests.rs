@@ -77,13 +77,13 @@ fn at_a_high_rate_a_burst_goes_faster() {
 }
 
 #[test]
-fn audio_first_then_retransmissions_then_video() {
+fn retransmissions_then_video_then_audio_which_waits_for_no_portion() {
     let at = clock();
     let mut pacer = Pacer::new(Bitrate::kbps(100_000));
     pacer.push(at(0), PacketClass::Video, 1200, 3).unwrap();
     pacer.push(at(0), PacketClass::Retransmission, 1200, 2).unwrap();
     pacer.push(at(0), PacketClass::Audio, 100, 1).unwrap();
-    assert_eq!(items(&round(&mut pacer, at(0))), [1, 2, 3]);
+    assert_eq!(items(&round(&mut pacer, at(0))), [2, 3, 1]);
     pacer.push(at(100), PacketClass::Video, 1200, 5).unwrap();
     pacer.push(at(100), PacketClass::Audio, 100, 4).unwrap();
     assert_eq!(items(&round(&mut pacer, at(100))), [4], "audio does not wait for a portion");
