@@ -49,7 +49,7 @@ impl Rig {
             match self.shard.poll_output() {
                 Output::Transmit(transmit) => {
                     assert!(transmit.payload.len() <= 65_535);
-                    transmits += 1;
+                    transmits += transmit.datagrams().count();
                 }
                 Output::Event { event, .. } => match event {
                     NodeEvent::Answer { sdp, .. } | NodeEvent::Offer { sdp, .. } => {

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta};
@@ -80,10 +81,12 @@ impl RecvBatch {
         self.metas.iter().take(self.messages).zip(slots).flat_map(|(meta, slot)| {
             let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
             let destination_ip = meta.dst_ip.map(|ip| ip.to_canonical());
+            let arrived = meta.timestamp;
             let train = slot.get_mut(..meta.len).unwrap_or_default();
             train.chunks_mut(meta.stride.max(1)).map(move |payload| DatagramMut {
                 source,
                 destination_ip,
+                arrived,
                 payload,
             })
         })
@@ -97,6 +100,8 @@ pub struct DatagramMut<'a> {
     pub source: SocketAddr,
     /// See [`Datagram::destination_ip`].
     pub destination_ip: Option<IpAddr>,
+    /// When the kernel took it, since Unix's epoch, where the kernel tells (Linux does).
+    pub arrived: Option<Duration>,
     /// The bytes.
     pub payload: &'a mut [u8],
 }

@@ -152,9 +152,7 @@ impl SendBatch {
             self.stats.dropped_too_big += 1;
             return false;
         }
-        // The kernel answers EINVAL to some of these, which would be taken for a refusal of segmentation.
-        let ip = destination.ip();
-        if destination.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        if !can_be_sent_to(destination) {
             self.stats.dropped_unreachable += 1;
             return false;
         }
@@ -162,11 +160,59 @@ impl SendBatch {
             self.stats.dropped_full += 1;
             return false;
         }
-        // A loopback source never leaves the machine: Linux answers EINVAL.
-        let source_ip = source_ip
-            .filter(|source| source.is_ipv4() == ip.is_ipv4() && (!source.is_loopback() || ip.is_loopback()));
+        let source_ip = source_for(destination, source_ip);
         self.append(Route { destination, source_ip }, payload, None);
         true
+    }
+
+    /// Sends datagrams that lie one after the other, each of `segment_bytes` but the last, which may be shorter: at once
+    /// and without a copy where nothing waits before them, else as by [`SendBatch::push`]. What goes to one destination
+    /// stays in order.
+    pub fn send(
+        &mut self,
+        socket: &mut UdpSocket,
+        destination: SocketAddr,
+        source_ip: Option<IpAddr>,
+        (contents, segment_bytes): (&[u8], usize),
+        now: Instant,
+    ) {
+        socket.restore(now);
+        self.send_to(socket, destination, source_ip, (contents, segment_bytes), now);
+    }
+
+    fn send_to(
+        &mut self,
+        socket: &mut impl Sink,
+        destination: SocketAddr,
+        source_ip: Option<IpAddr>,
+        (contents, segment_bytes): (&[u8], usize),
+        now: Instant,
+    ) {
+        let segment_bytes = segment_bytes.max(1);
+        let datagrams = contents.len().div_ceil(segment_bytes);
+        let possible = self.entries.is_empty()
+            && datagrams <= socket.segments_max()
+            && (1..=SEND_BYTES_MAX).contains(&contents.len())
+            && can_be_sent_to(destination);
+        if possible {
+            let transmit = Transmit {
+                destination,
+                ecn: None,
+                contents,
+                segment_size: (datagrams > 1).then_some(segment_bytes),
+                src_ip: source_for(destination, source_ip),
+            };
+            if socket.send(&transmit, now).is_ok() {
+                self.stats.sends += 1;
+                self.stats.datagrams_sent += datagrams as u64;
+                self.stats.bytes_sent += contents.len() as u64;
+                return;
+            }
+        }
+        // Whatever the kernel had against it: the flush finds out, and waits or goes on without segmentation.
+        for datagram in contents.chunks(segment_bytes) {
+            self.push(destination, source_ip, datagram);
+        }
     }
 
     /// Sends everything, as far as the kernel takes it. When its buffer is full the rest stays, for at most
@@ -419,6 +465,20 @@ impl SendBatch {
         self.groups.clear();
         self.index.clear();
     }
+}
+
+/// Whether it is a destination at all. The kernel answers EINVAL to some that are none, which would be taken for a
+/// refusal of segmentation.
+fn can_be_sent_to(destination: SocketAddr) -> bool {
+    let ip = destination.ip();
+    destination.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}
+
+/// The source address, where it is one for this destination: a loopback source never leaves the machine, Linux answers
+/// EINVAL.
+fn source_for(destination: SocketAddr, source_ip: Option<IpAddr>) -> Option<IpAddr> {
+    let ip = destination.ip();
+    source_ip.filter(|source| source.is_ipv4() == ip.is_ipv4() && (!source.is_loopback() || ip.is_loopback()))
 }
 
 /// Entries that leave in one send.

@@ -373,10 +373,11 @@ impl World {
                     let Some(client) = self.clients.get_mut(client_of(transmit.destination)) else {
                         continue;
                     };
-                    let sfu::Transmit { source, destination, payload, .. } = transmit;
-                    client
-                        .downlink
-                        .send(self.now, Datagram { source, destination, payload: payload.to_vec() });
+                    let sfu::Transmit { source, destination, .. } = transmit;
+                    for datagram in transmit.datagrams() {
+                        let payload = datagram.to_vec();
+                        client.downlink.send(self.now, Datagram { source, destination, payload });
+                    }
                 }
                 sfu::Output::Event { event, .. } => self.room_input(RoomInput::Node(event)),
             }

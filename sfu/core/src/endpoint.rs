@@ -175,13 +175,6 @@ impl Endpoint {
             self.early_settings.insert(track, settings);
         }
     }
-
-    /// Asks for a negotiation soon; changes that come together make one offer.
-    pub(crate) fn negotiate_soon(&mut self, at: Instant) {
-        if self.negotiation.due_at.is_none() {
-            self.negotiation.due_at = Some(at);
-        }
-    }
 }
 
 /// Reliable messages that did not fit into the channel's buffer.

@@ -68,6 +68,16 @@ pub struct Transmit<'a> {
     pub source: SocketAddr,
     /// To whom.
     pub destination: SocketAddr,
-    /// The datagram or frame (without RFC 4571's length bytes).
+    /// Datagrams or frames (without RFC 4571's length bytes), one after the other: what leaves for one receiver in one
+    /// turn, as far as it can go to the kernel as one segmented send.
     pub payload: &'a [u8],
+    /// Octets of each of them; the last may be shorter.
+    pub segment_bytes: usize,
+}
+
+impl<'a> Transmit<'a> {
+    /// The datagrams one by one.
+    pub fn datagrams(&self) -> std::slice::Chunks<'a, u8> {
+        self.payload.chunks(self.segment_bytes.max(1))
+    }
 }

@@ -79,6 +79,8 @@ pub struct Shard {
     dirty: Vec<EndpointKey>,
     media_dirty: Vec<EndpointKey>,
     timers: BTreeSet<(Instant, EndpointKey)>,
+    /// When negotiations are due; those that happened meanwhile are passed over.
+    negotiations: BTreeSet<(Instant, EndpointKey)>,
     /// Of media sessions, by their endpoint's index.
     media_timers: TimerWheel,
     /// For [`Subscription::serial`] and [`Track::serial`].
@@ -154,6 +156,7 @@ impl Shard {
             dirty: Vec::new(),
             media_dirty: Vec::new(),
             timers: BTreeSet::new(),
+            negotiations: BTreeSet::new(),
             media_timers: TimerWheel::new(now),
             next_serial: 0,
             started_at: now,

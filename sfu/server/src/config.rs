@@ -13,6 +13,9 @@ use crate::SfuError;
 /// Most workers of one node: user fragments carry the worker's number in a byte.
 pub const WORKERS_MAX: usize = 256;
 
+/// The longest time that datagrams may be held back: more would be heard.
+pub const HOLD_BACK_MS_MAX: u64 = 20;
+
 /// Configuration of the media node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -39,6 +42,10 @@ pub struct SfuConfig {
     /// Send buffer of each UDP socket. The kernel caps it at `net.core.wmem_max` unless the
     /// process has CAP_NET_ADMIN.
     pub udp_send_buffer_bytes: usize,
+    /// How long a worker lets datagrams wait at least, to send more of them at once; at most 20 ms.
+    pub hold_back_ms_min: u64,
+    /// The same at full load; below 30 % of it, nothing waits longer than `hold_back_ms_min`. At most 20 ms.
+    pub hold_back_ms_max: u64,
     /// Most ICE-TCP connections. Further ones are refused.
     pub tcp_connections_max: usize,
     /// Most ICE-TCP connections from one IPv4 address or IPv6 /64 network. Further ones are refused.
@@ -60,6 +67,8 @@ impl Default for SfuConfig {
             announce: Vec::new(),
             udp_recv_buffer_bytes: 4 * 1024 * 1024,
             udp_send_buffer_bytes: 4 * 1024 * 1024,
+            hold_back_ms_min: 0,
+            hold_back_ms_max: 5,
             tcp_connections_max: 10_000,
             tcp_connections_per_source_max: 500,
             region: String::new(),
@@ -76,6 +85,11 @@ impl SfuConfig {
         }
         if usize::from(first) + workers - 1 > usize::from(u16::MAX) {
             return Err(SfuError::Ports { first, workers });
+        }
+        if let Some(ms) =
+            [self.hold_back_ms_min, self.hold_back_ms_max].into_iter().find(|ms| *ms > HOLD_BACK_MS_MAX)
+        {
+            return Err(SfuError::HoldBack { ms });
         }
         Ok(())
     }

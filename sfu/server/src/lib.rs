@@ -28,6 +28,7 @@
 mod addresses;
 mod config;
 mod dispatcher;
+mod hold_back;
 mod metrics;
 mod notices;
 mod placement;
@@ -35,5 +36,5 @@ mod server;
 mod tcp;
 mod worker;
 
-pub use config::{SfuConfig, WORKERS_MAX};
+pub use config::{HOLD_BACK_MS_MAX, SfuConfig, WORKERS_MAX};
 pub use server::{SfuError, SfuHandle, SfuHealth, start};

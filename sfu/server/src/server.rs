@@ -9,7 +9,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use mio::{Poll, Waker};
@@ -24,8 +24,9 @@ use zynk_sfu_core::{Certificate, Shard, ShardConfig, ShardError, ShardIndex, sha
 use crate::{
     SfuConfig,
     addresses::{self, AddressMap},
-    config::WORKERS_MAX,
+    config::{HOLD_BACK_MS_MAX, WORKERS_MAX},
     dispatcher::{COMMANDS_MAX, CommandSender, Dispatcher},
+    hold_back::HoldBack,
     metrics::{self, WorkerMetrics},
     notices::{self, NoticeQueue},
     tcp::{Acceptor, AcceptorConfig, SocketSender},
@@ -52,6 +53,12 @@ pub enum SfuError {
         first: u16,
         /// How many are needed.
         workers: usize,
+    },
+    /// Datagrams would be held back for too long. The operator's configuration.
+    #[error("hold_back_ms_min and hold_back_ms_max must be at most {HOLD_BACK_MS_MAX}, not {ms}")]
+    HoldBack {
+        /// What was asked for.
+        ms: u64,
     },
     /// A UDP port is taken, or there is no such address.
     #[error(transparent)]
@@ -306,6 +313,11 @@ fn start_worker(
         commands,
         sockets,
         notices,
+        hold_back: HoldBack::new(
+            Duration::from_millis(config.hold_back_ms_min),
+            Duration::from_millis(config.hold_back_ms_max),
+            Instant::now(),
+        ),
         metrics: metrics.clone(),
     };
     let core = if config.pin_workers { core_of(index) } else { None };

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!            ┌──────────────────────────────── one turn ───────────────────────────────┐
-//!   wait     │ poll: UDP socket, TCP connections, waker (commands, sockets), timeout   │
+//!   wait     │ poll: UDP socket, TCP connections, waker (commands, sockets), timeout;  │
+//!            │ under load, a little longer: hold_back.rs                               │
 //!   input    │ commands ► sockets ► datagrams ► frames ► timeout      into the shard   │
-//!   flush    │ shard's output ► UDP batch | TCP buffers | notices     onto the wire    │
+//!   flush    │ shard's output ► UDP socket | TCP buffers | notices                     │
 //!            └─────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! After the wait nothing blocks and nothing is awaited. What a turn's budget leaves unread is read in the
@@ -13,7 +14,8 @@
 use std::{
     io,
     sync::Arc,
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crossbeam_channel::Receiver;
@@ -25,6 +27,7 @@ use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
 
 use crate::{
     addresses::AddressMap,
+    hold_back::HoldBack,
     metrics::WorkerMetrics,
     notices::NoticeQueue,
     tcp::{AcceptedSocket, Connections},
@@ -35,11 +38,14 @@ pub(crate) const SOCKETS_MAX: usize = 256;
 
 /// Datagrams taken from the UDP socket in one turn; the rest waits in the kernel. Bounds the time before
 /// what they caused is sent.
-const DATAGRAMS_PER_TURN: usize = 256;
+const DATAGRAMS_PER_TURN: usize = 1024;
 
-/// Datagrams handed to the shard before its output is taken, though more wait: what they cause is held in
-/// memory until then, once for every subscriber.
-const DATAGRAMS_PER_DRAIN: usize = 64;
+/// Datagrams handed to the shard before its output is taken, though more wait: what goes to one receiver meanwhile
+/// leaves together, and must have room in its pacer.
+const DATAGRAMS_PER_DRAIN: usize = 256;
+
+/// A datagram that is said to have come earlier than so long ago came now: the system's clock was set.
+const ARRIVAL_AGE_MAX: Duration = Duration::from_millis(50);
 
 /// Commands obeyed in one turn.
 const COMMANDS_PER_TURN: usize = 64;
@@ -47,9 +53,6 @@ const COMMANDS_PER_TURN: usize = 64;
 /// After this long in one turn, further commands wait for the next: datagrams must not wait behind slow
 /// negotiations.
 const COMMANDS_TIME_PER_TURN: Duration = Duration::from_millis(2);
-
-/// Datagrams collected before they are sent, though the shard has more to say in the same turn.
-const FLUSH_AT_DATAGRAMS: usize = 1_024;
 
 /// The longest wait: how soon connections expire and figures are published when nothing happens.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -110,6 +113,7 @@ pub(crate) struct WorkerParts {
     pub(crate) commands: mpsc::Receiver<NodeCommand>,
     pub(crate) sockets: Receiver<AcceptedSocket>,
     pub(crate) notices: NoticeQueue,
+    pub(crate) hold_back: HoldBack,
     pub(crate) metrics: Arc<WorkerMetrics>,
 }
 
@@ -177,9 +181,15 @@ impl Worker {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = self.timeout(Instant::now());
         match self.parts.poll.poll(events, Some(timeout)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
         }
+        let held = self.parts.hold_back.held();
+        let more_may_come = !self.udp_readable && events.iter().any(|event| event.token() == UDP);
+        if more_may_come && !held.is_zero() {
+            thread::sleep(held);
+        }
+        Ok(())
     }
 
     fn timeout(&self, now: Instant) -> Duration {
@@ -233,6 +243,7 @@ impl Worker {
     }
 
     fn take_datagrams(&mut self, now: Instant) {
+        let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
         let (mut taken, mut undrained) = (0, 0);
         while self.udp_readable && taken < DATAGRAMS_PER_TURN {
             match self.received.recv(&self.parts.udp) {
@@ -259,8 +270,13 @@ impl Worker {
                     destination: self.parts.udp_addresses.announced(datagram.destination_ip),
                     payload: datagram.payload,
                 };
-                self.shard.handle_input(now, input);
+                // Arrivals are told to publishers, who estimate their paths by them.
+                let age = unix_now.zip(datagram.arrived).and_then(|(now, arrived)| now.checked_sub(arrived));
+                let arrived = age.filter(|age| *age <= ARRIVAL_AGE_MAX).and_then(|age| now.checked_sub(age));
+                self.shard.handle_input(arrived.unwrap_or(now), input);
             }
+            // What is sent is sent now, not when the datagrams came.
+            self.shard.handle_input(now, Input::Timeout);
             if undrained >= DATAGRAMS_PER_DRAIN {
                 undrained = 0;
                 self.drain(now);
@@ -314,15 +330,12 @@ impl Worker {
         let Self { shard, parts, sending, connections, .. } = self;
         loop {
             match shard.poll_output() {
-                Output::Transmit(Transmit { transport: Transport::Tcp, destination, payload, .. }) => {
-                    connections.send(destination, payload);
+                Output::Transmit(transmit) if transmit.transport == Transport::Tcp => {
+                    transmit.datagrams().for_each(|frame| connections.send(transmit.destination, frame));
                 }
-                Output::Transmit(Transmit { source, destination, payload, .. }) => {
+                Output::Transmit(Transmit { source, destination, payload, segment_bytes, .. }) => {
                     let source_ip = parts.udp_addresses.source_ip(source.ip());
-                    sending.push(destination, source_ip, payload);
-                    if sending.len() >= FLUSH_AT_DATAGRAMS && !sending.is_blocked() {
-                        sending.flush(&mut parts.udp, now);
-                    }
+                    sending.send(&mut parts.udp, destination, source_ip, (payload, segment_bytes), now);
                 }
                 Output::Event { room, event } => parts.notices.push(room, event),
                 Output::Timeout(deadline) => {
@@ -338,6 +351,7 @@ impl Worker {
         let ended = Instant::now();
         let duration = ended.saturating_duration_since(now);
         self.busy += duration;
+        self.parts.hold_back.on_turn(ended, duration);
         let metrics = &self.parts.metrics;
         metrics.turn_seconds.observe(duration.as_secs_f64());
         metrics.turned(ended);
@@ -360,7 +374,7 @@ impl Worker {
     fn say_farewell(&mut self) {
         let deadline = Instant::now() + FAREWELL_TIMEOUT;
         while self.parts.notices.is_waiting() && Instant::now() < deadline {
-            std::thread::sleep(NOTICE_RETRY);
+            thread::sleep(NOTICE_RETRY);
             self.parts.notices.flush();
         }
     }

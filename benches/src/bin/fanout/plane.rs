@@ -64,10 +64,12 @@ impl Plane {
         loop {
             match self.shard.poll_output() {
                 Output::Transmit(transmit) => {
-                    self.transmitted += 1;
+                    self.transmitted += transmit.datagrams().len() as u64;
                     if self.copies {
                         self.arena.extend_from_slice(transmit.payload);
-                        self.entries.push((transmit.destination, transmit.payload.len()));
+                        let sizes =
+                            transmit.datagrams().map(|datagram| (transmit.destination, datagram.len()));
+                        self.entries.extend(sizes);
                     } else {
                         std::hint::black_box(transmit.payload);
                     }

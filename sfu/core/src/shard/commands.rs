@@ -61,7 +61,8 @@ impl Shard {
                     // A resumed client may have lost the outstanding offer with its signaling connection.
                     endpoint.negotiation.outstanding = None;
                     endpoint.negotiation.restart_ice = true;
-                    endpoint.negotiation.due_at = Some(self.now);
+                    endpoint.negotiation.due_at = None;
+                    self.negotiate_soon(key, self.now);
                 }
             }
             NodeAction::ExpectTrack(track) => self.expect_track(track),
@@ -120,10 +121,8 @@ impl Shard {
         self.by_id.insert(open.connection, key);
         self.demux.add_ufrag(&credentials.ufrag, key);
         self.rooms.entry(room).or_default().endpoints.push(key);
-        if open.role == ConnectionRole::Subscriber
-            && let Some(endpoint) = self.endpoints.get_mut(key.0)
-        {
-            endpoint.negotiate_soon(self.now + NEGOTIATION_DELAY);
+        if open.role == ConnectionRole::Subscriber {
+            self.negotiate_soon(key, self.now + NEGOTIATION_DELAY);
         }
     }
 

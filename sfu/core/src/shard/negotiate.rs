@@ -1,5 +1,7 @@
 //! Offers and answers: which section carries which track, in both directions.
 
+use std::time::Instant;
+
 use zynk_protocol::{
     ConnectionRole, EndReason, ExpectedTrack, MediaKind, MidTrack, MimeType, NegotiationFailure, NodeEvent,
     SectionCount, StartedTrack, StreamEncoding,
@@ -17,6 +19,16 @@ use crate::{
 };
 
 impl Shard {
+    /// Asks for a negotiation soon; changes that come together make one offer.
+    pub(super) fn negotiate_soon(&mut self, key: EndpointKey, at: Instant) {
+        if let Some(endpoint) = self.endpoints.get_mut(key.0)
+            && endpoint.negotiation.due_at.is_none()
+        {
+            endpoint.negotiation.due_at = Some(at);
+            self.negotiations.insert((at, key));
+        }
+    }
+
     /// The client's offer (roles `Publisher` and `Single`).
     pub(super) fn handle_offer(&mut self, key: EndpointKey, offer_id: u32, offer: &str) {
         let Some(connection) = self.endpoints.get(key.0).map(|endpoint| endpoint.id) else { return };
@@ -210,7 +222,7 @@ impl Shard {
             self.assign_sections(key);
             self.confirm_sections(key);
         } else if endpoint.role == ConnectionRole::Subscriber || endpoint.negotiation.answered {
-            endpoint.negotiate_soon(at);
+            self.negotiate_soon(key, at);
         }
     }
 
@@ -223,7 +235,7 @@ impl Shard {
         self.take_off(subscriber, mid, key);
         let Some(endpoint) = self.endpoints.get_mut(subscriber.0) else { return };
         if !endpoint.late_binding {
-            endpoint.negotiate_soon(at);
+            self.negotiate_soon(subscriber, at);
         }
     }
 
@@ -438,10 +450,8 @@ impl Shard {
             self.refuse_codec(subscription);
         }
         self.confirm_sections(key);
-        if (more || !self.unplaced(key).is_empty())
-            && let Some(endpoint) = self.endpoints.get_mut(key.0)
-        {
-            endpoint.negotiate_soon(now);
+        if more || !self.unplaced(key).is_empty() {
+            self.negotiate_soon(key, now);
         }
         self.drain(key);
     }

@@ -9,7 +9,7 @@ use zynk_protocol::{
 
 use super::*;
 use crate::{
-    Certificate, ShardIndex, Transmit,
+    Certificate, ShardIndex,
     connection::SessionKeys,
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
@@ -64,8 +64,9 @@ impl Rig {
         loop {
             match self.shard.poll_output() {
                 Output::Event { event, .. } => self.events.push(event),
-                Output::Transmit(Transmit { destination, payload, .. }) => {
-                    self.sent.push((destination, payload.to_vec()));
+                Output::Transmit(transmit) => {
+                    let to = transmit.destination;
+                    self.sent.extend(transmit.datagrams().map(|datagram| (to, datagram.to_vec())));
                 }
                 Output::Timeout(_) => return,
             }

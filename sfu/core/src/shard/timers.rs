@@ -19,7 +19,7 @@ impl Shard {
     pub(super) fn next_wake(&self) -> Instant {
         let connections = self.timers.first().map(|(at, _)| *at);
         let tick = (!self.endpoints.is_empty()).then_some(self.next_tick);
-        let negotiation = self.endpoints.iter().filter_map(|(_, endpoint)| endpoint.negotiation.due_at).min();
+        let negotiation = self.negotiations.first().map(|(at, _)| *at);
         let media = self.media_timers.next_timeout();
         let earliest = [connections, media, tick, negotiation].into_iter().flatten().min();
         earliest.unwrap_or_else(|| self.now + Duration::from_secs(3600)).max(self.now)
@@ -46,12 +46,18 @@ impl Shard {
         while let Some(slot) = self.media_timers.expire(self.now) {
             self.mark_media(EndpointKey(slot as usize));
         }
-        let due: Vec<EndpointKey> = self
-            .endpoints
-            .iter()
-            .filter(|(_, endpoint)| endpoint.negotiation.due_at.is_some_and(|at| at <= self.now))
-            .map(|(index, _)| EndpointKey(index))
-            .collect();
+        let now = self.now;
+        let mut due = Vec::new();
+        while let Some((at, key)) = self.negotiations.first().copied()
+            && at <= now
+        {
+            self.negotiations.remove(&(at, key));
+            // It may have happened meanwhile, or be another connection's by now.
+            let is_due = |endpoint: &Endpoint| endpoint.negotiation.due_at.is_some_and(|at| at <= now);
+            if self.endpoints.get(key.0).is_some_and(is_due) {
+                due.push(key);
+            }
+        }
         for key in due {
             self.negotiate(key);
         }

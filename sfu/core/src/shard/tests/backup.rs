@@ -3,6 +3,7 @@
 use zynk_protocol::{BackupUse, SubscriptionFailure};
 
 use super::*;
+use crate::connection::{Codec, MediaPacket};
 
 const CAROL: ConnectionId = ConnectionId(3);
 const TRACK: &str = "TR_video";
@@ -65,7 +66,7 @@ impl Rig {
     /// Media of every track comes.
     fn receive_media(&mut self) {
         for (_, track) in &mut self.shard.tracks {
-            track.encodings[0].observe(self.now, true);
+            track.observe(self.now, 0, &MediaPacket::unreceived(Codec::Vp8, 1, 1, &[0x10, 0]));
         }
     }
 }
