@@ -18,8 +18,11 @@ const SOURCE_EXTENSIONS: [&str; 6] = ["rs", "ts", "tsx", "mjs", "py", "sh"];
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "helpers", "misc"];
 
 /// Crates that may name str0m, and the module in which each does.
-const STR0M_MODULES: [(&str, &str); 2] =
-    [("sfu/core/src", "sfu/core/src/connection"), ("client/src", "client/src/session")];
+const STR0M_MODULES: [(&str, &str); 3] = [
+    ("sfu/core/src", "sfu/core/src/connection"),
+    ("client/src", "client/src/session"),
+    ("benches/src", "benches/src/generator"),
+];
 
 /// What a core must not depend on: it is handed time and datagrams.
 const SHELL_CRATES: [&str; 8] =

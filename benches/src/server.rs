@@ -1,0 +1,112 @@
+//! Our own binary as a child process on the server's core.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::machine;
+
+/// How long it may take to start.
+const START_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A running `zynk dev` with one worker, on free ports of loopback. Dropping it ends it.
+#[derive(Debug)]
+pub struct ZynkServer {
+    child: Child,
+    url: String,
+    log: tempfile::NamedTempFile,
+}
+
+impl ZynkServer {
+    /// The binary beside the running program.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn binary() -> Result<PathBuf> {
+        let program = std::env::current_exe()?;
+        let binary = program.with_file_name("zynk");
+        ensure!(
+            binary.is_file(),
+            "{} is missing: build it with `cargo build --release -p zynk`, or name another with --zynk",
+            binary.display()
+        );
+        Ok(binary)
+    }
+
+    /// Starts it on core 0. The calling thread is to run on the generator's core and does so afterwards.
+    ///
+    /// # Errors
+    /// When it does not start; what it wrote is part of the error.
+    pub fn start(binary: &Path) -> Result<Self> {
+        let log = tempfile::NamedTempFile::new()?;
+        let mut command = Command::new(binary);
+        command
+            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1", "--workers", "1"])
+            .args(["--log-level", "warn"])
+            .env("ZYNK_SFU__BIND", "127.0.0.1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.reopen()?);
+        let child = spawn_on(&mut command, machine::SERVER_CORE);
+        let mut child = child.with_context(|| format!("cannot start {}", binary.display()))?;
+        let output = child.stdout.take().context("its standard output")?;
+        let mut server = Self { child, url: String::new(), log };
+        let (sender, lines) = mpsc::channel();
+        // Reads on for as long as the server lives, so that it never blocks on a full pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let Ok(ports) = lines.recv_timeout(START_TIME_MAX) else {
+            bail!("{} did not start:\n{}", binary.display(), server.log());
+        };
+        let ports: serde_json::Value = serde_json::from_str(&ports).context("--print-ports")?;
+        let http = ports.get("http").and_then(serde_json::Value::as_u64).context("--print-ports")?;
+        server.url = format!("http://127.0.0.1:{http}");
+        Ok(server)
+    }
+
+    /// Base URL of its HTTP.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what it wrote.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.log.path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for ZynkServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a process whose threads all stay on a core.
+///
+/// # Errors
+/// When it does not start, or the core cannot be used.
+pub fn spawn_on(command: &mut Command, core: usize) -> Result<Child> {
+    // A child has its parent's core.
+    machine::pin(core)?;
+    let child = command.spawn();
+    machine::pin(machine::GENERATOR_CORE)?;
+    Ok(child?)
+}
