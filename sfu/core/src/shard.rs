@@ -227,7 +227,7 @@ impl Shard {
                 let now = self.now;
                 let authentic = named.filter(|key| {
                     self.guard(*key, |endpoint| {
-                        endpoint.connection.authenticates(now, transport, source, destination, payload)
+                        endpoint.connection.authenticates(now, transport, destination, payload)
                     })
                     .unwrap_or(false)
                 });
