@@ -264,7 +264,11 @@ impl Shard {
         });
         match taken {
             Some(true) => self.drain(key),
-            Some(false) => self.stats.datagrams_dropped += 1,
+            Some(false) => {
+                self.stats.datagrams_dropped += 1;
+                // What it refused it may answer, with an alert.
+                self.drain(key);
+            }
             None => {}
         }
     }
