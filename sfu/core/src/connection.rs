@@ -191,16 +191,17 @@ impl Connection {
         self.connected && self.rtc.is_alive()
     }
 
-    /// Whether a STUN message proves knowledge of our ICE password.
+    /// Whether a STUN message proves knowledge of our ICE password, whoever sent it: str0m takes anything for its own
+    /// that comes from the nominated address, so it is not told of one.
     pub(crate) fn authenticates(
         &self,
         now: Instant,
         transport: Transport,
-        source: SocketAddr,
         destination: SocketAddr,
         datagram: &[u8],
     ) -> bool {
-        Receive::new(protocol(transport), source, destination, datagram)
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Receive::new(protocol(transport), nowhere, destination, datagram)
             .is_ok_and(|receive| self.rtc.accepts(&Input::Receive(now, receive)))
     }
 

@@ -32,6 +32,8 @@ const PASSWORD_CHARS: usize = 24;
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// STUN attribute USERNAME (RFC 8489, section 14.3).
 const USERNAME: u16 = 0x0006;
+/// STUN attribute MESSAGE-INTEGRITY (RFC 8489, section 14.5).
+const MESSAGE_INTEGRITY: u16 = 0x0008;
 /// STUN attribute PRIORITY (RFC 8445, section 7.1.1).
 const PRIORITY: u16 = 0x0024;
 /// STUN attribute USE-CANDIDATE (RFC 8445, section 7.1.2).
@@ -100,7 +102,8 @@ pub(crate) fn nomination(datagram: &[u8]) -> Option<u32> {
     nominates.then_some(priority)
 }
 
-/// The attributes of a STUN message; ends at the first that reaches beyond it.
+/// The attributes of a STUN message that its integrity covers (RFC 8489, section 14.5: others are to be ignored);
+/// ends at the first that reaches beyond the message.
 fn attributes(datagram: &[u8]) -> Option<impl Iterator<Item = (u16, &[u8])>> {
     let header = datagram.get(..20)?;
     if header.get(4..8)? != MAGIC_COOKIE {
@@ -113,7 +116,8 @@ fn attributes(datagram: &[u8]) -> Option<impl Iterator<Item = (u16, &[u8])>> {
         let length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
         let value = after.get(..length)?;
         rest = after.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_be_bytes([*kind_high, *kind_low]), value))
+        let kind = u16::from_be_bytes([*kind_high, *kind_low]);
+        (kind != MESSAGE_INTEGRITY).then_some((kind, value))
     }))
 }
 

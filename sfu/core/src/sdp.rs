@@ -77,7 +77,9 @@ pub(crate) fn read(sdp: &str) -> Result<RemoteDescription, NegotiationFailure> {
     if session.medias.len() > SECTIONS_MAX {
         return Err(NegotiationFailure::TooManySections { count: session.medias.len(), max: SECTIONS_MAX });
     }
-    for media in session.medias.iter().filter(|media| media.port != 0) {
+    // A section of port 0 is rejected, unless it shares another's transport (RFC 8843, section 6).
+    let used = |media: &&Media| media.port != 0 || has(&media.attributes, "bundle-only");
+    for media in session.medias.iter().filter(used) {
         let secured = match media.media.as_str() {
             "application" => media.proto.contains("DTLS/SCTP"),
             _ => matches!(media.proto.as_str(), "UDP/TLS/RTP/SAVPF" | "TCP/TLS/RTP/SAVPF"),

@@ -230,7 +230,7 @@ impl Shard {
                 let now = self.now;
                 let authentic = named.filter(|key| {
                     self.guard(*key, |endpoint| {
-                        endpoint.connection.authenticates(now, transport, source, destination, payload)
+                        endpoint.connection.authenticates(now, transport, destination, payload)
                     })
                     .unwrap_or(false)
                 });
@@ -267,7 +267,11 @@ impl Shard {
         });
         match taken {
             Some(true) => self.drain(key),
-            Some(false) => self.stats.datagrams_dropped += 1,
+            Some(false) => {
+                self.stats.datagrams_dropped += 1;
+                // What it refused it may answer, with an alert.
+                self.drain(key);
+            }
             None => {}
         }
     }

@@ -19,12 +19,20 @@ struct Client {
     opener: Opener,
     sealer: Sealer,
     streams: FxHashMap<u32, SealStream>,
+    /// SRTCP indices that the shard has used in the session.
+    rtcp_indices: BTreeSet<u32>,
 }
 
 impl Client {
     fn of(id: ConnectionId) -> Self {
         let (opener, sealer) = keying_material(id).session(DtlsRole::Client, 0).unwrap();
-        Self { address: address(id), opener, sealer, streams: FxHashMap::default() }
+        Self {
+            address: address(id),
+            opener,
+            sealer,
+            streams: FxHashMap::default(),
+            rtcp_indices: BTreeSet::new(),
+        }
     }
 
     fn rtp(&mut self, ssrc: u32, payload_type: u8, sequence: u16, payload: &[u8]) -> Vec<u8> {
@@ -62,7 +70,7 @@ impl Client {
         for (_, mut datagram) in rig.sent.extract_if(.., |(to, _)| *to == self.address).collect::<Vec<_>>() {
             if (192..=223).contains(&datagram[1]) {
                 let opened = self.opener.open_rtcp(&mut datagram).unwrap();
-                assert!(received.rtcp_indices.insert(opened.index), "a nonce is used twice");
+                assert!(self.rtcp_indices.insert(opened.index), "a nonce is used twice");
                 datagram.truncate(opened.bytes);
                 received.rtcp.push(datagram);
             } else {
@@ -79,7 +87,6 @@ impl Client {
 struct Received {
     rtp: Vec<(u32, u64, Vec<u8>)>,
     rtcp: Vec<Vec<u8>>,
-    rtcp_indices: std::collections::BTreeSet<u32>,
 }
 
 impl Received {
