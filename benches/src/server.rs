@@ -40,11 +40,11 @@ impl ZynkServer {
         Ok(binary)
     }
 
-    /// Starts it on core 0. The calling thread is to run on the generator's core and does so afterwards.
+    /// Starts it on core 0, holding datagrams back between so many milliseconds (as configured, if none). The calling thread is to run on the generator's core and does so afterwards.
     ///
     /// # Errors
     /// When it does not start; what it wrote is part of the error.
-    pub fn start(binary: &Path) -> Result<Self> {
+    pub fn start(binary: &Path, hold_back_ms: Option<(u64, u64)>) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let mut command = Command::new(binary);
         command
@@ -54,6 +54,10 @@ impl ZynkServer {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.reopen()?);
+        if let Some((min, max)) = hold_back_ms {
+            command.env("ZYNK_SFU__HOLD_BACK_MS_MIN", min.to_string());
+            command.env("ZYNK_SFU__HOLD_BACK_MS_MAX", max.to_string());
+        }
         let child = spawn_on(&mut command, machine::SERVER_CORE);
         let mut child = child.with_context(|| format!("cannot start {}", binary.display()))?;
         let output = child.stdout.take().context("its standard output")?;

