@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+/// Libraries that warn of single datagrams, which anybody can send without end. Of them only errors are logged, unless
+/// the configuration names them.
+const WARN_PER_DATAGRAM: &str = "dimpl=error,is::stun=error";
+
 /// What is logged and how. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -74,7 +78,8 @@ impl LogConfig {
                 return Err(error("take error, warn, info, debug, trace or off, or module=level".into()));
             }
         }
-        EnvFilter::try_new(&self.level).map_err(|problem| error(problem.to_string()))
+        EnvFilter::try_new(format!("{WARN_PER_DATAGRAM},{}", self.level))
+            .map_err(|problem| error(problem.to_string()))
     }
 }
 
@@ -221,6 +226,24 @@ mod tests {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
         let age = now - value("process_start_time_seconds");
         assert!((-2.0..3600.0).contains(&age), "the process is {age} s old");
+    }
+
+    #[test]
+    fn a_flood_of_datagrams_is_no_flood_of_lines() {
+        let enabled = |level: &str| {
+            let config = LogConfig { level: level.into(), ..LogConfig::default() };
+            let subscriber = tracing_subscriber::fmt().with_env_filter(config.filter().unwrap()).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                (
+                    tracing::enabled!(target: "dimpl::dtls12::engine", tracing::Level::WARN),
+                    tracing::enabled!(target: "dimpl::dtls12::engine", tracing::Level::ERROR),
+                    tracing::enabled!(target: "is::stun", tracing::Level::WARN),
+                    tracing::enabled!(target: "zynk_sfu_core", tracing::Level::WARN),
+                )
+            })
+        };
+        assert_eq!(enabled("info"), (false, true, false, true));
+        assert_eq!(enabled("debug,dimpl=warn"), (true, true, false, true));
     }
 
     #[test]
