@@ -229,6 +229,11 @@ impl Downstream {
         }
     }
 
+    /// What is thought to reach the client.
+    pub(crate) fn estimate(&self) -> Bitrate {
+        self.estimator.rates().target
+    }
+
     /// When something is to be sent, or the estimate looks at the time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.pacer.next_timeout().into_iter().chain(self.estimator.next_timeout()).min()
