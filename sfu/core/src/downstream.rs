@@ -30,6 +30,9 @@ const RTT_DEFAULT: Duration = Duration::from_millis(100);
 /// over 5 ms at most, whatever the pace.
 const PACING_MIN: Bitrate = Bitrate::kbps(200_000);
 
+/// How often it is measured what all streams take.
+const DEMAND_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A packet that waits for its turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queued {
@@ -57,11 +60,42 @@ struct Reported {
     cumulative_lost: i32,
 }
 
+/// What all streams together take. Without it the path would be probed for much more than is ever sent on it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Demand {
+    rate: Bitrate,
+    since: Option<Instant>,
+    /// What has been pushed since then, retransmissions aside.
+    bytes: u64,
+}
+
+impl Demand {
+    /// The rate, when it has been measured anew. It rises at once and falls by an eighth at a time: what pauses comes
+    /// back.
+    fn measure(&mut self, now: Instant) -> Option<Bitrate> {
+        let Some(since) = self.since else {
+            self.since = (self.bytes > 0).then_some(now);
+            return None;
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < DEMAND_INTERVAL {
+            return None;
+        }
+        let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let measured = Bitrate::bps(self.bytes.saturating_mul(8_000) / ms.max(1));
+        let before = self.rate.as_bps();
+        let rate = measured.max(Bitrate::bps(before - before / 8));
+        *self = Self { rate, since: Some(now), bytes: 0 };
+        Some(rate)
+    }
+}
+
 /// Everything that one client is sent.
 #[derive(Debug)]
 pub(crate) struct Downstream {
     pacer: Pacer<Queued>,
     estimator: Estimator,
+    demand: Demand,
     history: SendHistory,
     /// Whether the client says when packets came.
     twcc: bool,
@@ -85,6 +119,7 @@ impl Downstream {
         Self {
             pacer: Pacer::new(PACING_MIN),
             estimator,
+            demand: Demand::default(),
             history: SendHistory::new(),
             twcc,
             rtt: RoundTripTime::default(),
@@ -99,12 +134,16 @@ impl Downstream {
         if twcc != self.twcc {
             self.twcc = twcc;
             self.estimator = Estimator::new(EstimatorConfig { twcc, ..EstimatorConfig::default() });
+            self.demand = Demand::default();
         }
     }
 
     /// Lets a packet wait for its turn. False if there is no room.
     pub(crate) fn push(&mut self, now: Instant, class: PacketClass, bytes: usize, queued: Queued) -> bool {
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        if class != PacketClass::Retransmission {
+            self.demand.bytes += u64::from(bytes);
+        }
         self.pacer.push(now, class, bytes, queued).is_ok()
     }
 
@@ -176,6 +215,9 @@ impl Downstream {
 
     /// Lets the estimate look at the time, and the pacer follow it.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(demand) = self.demand.measure(now) {
+            self.estimator.set_desired(now, demand);
+        }
         self.estimator.handle_timeout(now);
         while let Some(output) = self.estimator.poll_output() {
             match output {
@@ -185,6 +227,11 @@ impl Downstream {
                 EstimatorOutput::Probe(cluster) => self.pacer.probe(now, cluster),
             }
         }
+    }
+
+    /// What is thought to reach the client.
+    pub(crate) fn estimate(&self) -> Bitrate {
+        self.estimator.rates().target
     }
 
     /// When something is to be sent, or the estimate looks at the time.
@@ -205,5 +252,29 @@ impl Downstream {
     /// What the client reported lost since the last time.
     pub(crate) fn take_loss(&mut self) -> ReportedLoss {
         std::mem::take(&mut self.loss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_rises_at_once_and_falls_slowly() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut demand = Demand::default();
+        assert_eq!(demand.measure(at(0)), None);
+        demand.bytes = 1;
+        assert_eq!(demand.measure(at(5_000)), None, "it begins with the first packet");
+        let mut rates = Vec::new();
+        for (second, bytes) in [124_999, 125_000, 250_000, 0, 0].into_iter().enumerate() {
+            demand.bytes += bytes;
+            let end = 6_000 + 1_000 * second as u64;
+            assert_eq!(demand.measure(at(end - 1)), None);
+            rates.extend(demand.measure(at(end)).map(Bitrate::as_bps));
+        }
+        assert_eq!(rates, [1_000_000, 1_000_000, 2_000_000, 1_750_000, 1_531_250]);
     }
 }

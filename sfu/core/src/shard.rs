@@ -28,7 +28,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use zynk_protocol::{ConnectionId, ConnectionState, EndReason, NodeEvent, RoomSid, TrackSid};
+use zynk_protocol::{Bitrate, ConnectionId, ConnectionState, EndReason, NodeEvent, RoomSid, TrackSid};
 
 use crate::{
     Input, Output, ShardConfig, ShardError, Transport,
@@ -214,6 +214,12 @@ impl Shard {
             subscriptions: size(self.subscriptions.len()),
             ..self.stats
         }
+    }
+
+    /// How much is thought to reach a connection's client, all streams together.
+    pub fn estimate(&self, connection: ConnectionId) -> Option<Bitrate> {
+        let endpoint = self.endpoints.get(self.by_id.get(&connection)?.0)?;
+        Some(Bitrate::from_bps(endpoint.media.downstream.estimate().as_bps()))
     }
 
     fn handle_datagram(

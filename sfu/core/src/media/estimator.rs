@@ -31,6 +31,9 @@ use congestion::{Congestion, Update};
 pub const TARGET_MIN: Bitrate = Bitrate::kbps(5);
 /// The highest target: beyond it a figure is a lie or a mistake.
 pub const TARGET_MAX: Bitrate = Bitrate::kbps(1_000_000);
+/// What all streams together are taken to want before anybody says so. Probes go up to twice that, and libwebrtc's up to
+/// 5 Mbit/s where the need is not known (`kDefaultMaxProbingBitrate`).
+pub const DESIRED_START: Bitrate = Bitrate::kbps(2_500);
 /// How often the algorithm looks at the time while packets are sent.
 const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
 /// After the last packet it goes on for so long, then rests until the next.
@@ -115,7 +118,7 @@ impl Estimator {
         Self {
             config: EstimatorConfig { target_min, target_start, target_max, twcc: config.twcc },
             congestion: None,
-            desired: Bitrate::ZERO,
+            desired: DESIRED_START,
             remb: None,
             estimated: rates_of(target_start),
             told: None,

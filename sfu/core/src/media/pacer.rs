@@ -193,20 +193,20 @@ impl<T: Copy> Pacer<T> {
             let bytes = self.prober.packet_bytes().max(PADDING_BYTES);
             return packet.or_else(|| self.ask(bytes, Some(probe)));
         }
-        // What goes in between is part of the probe, which then asks for less padding: nothing waits for it.
-        let probe = self.prober.running();
+        // What goes in between waits for nothing, so it has not the probe's pace and is no part of it: a frame would
+        // end the probe at once, and tell nothing.
         if self.portion_at == Some(now) && (self.portion_share > 0 || self.debt_ns < PORTION_NS) {
-            let packet = PACED.into_iter().find_map(|class| self.pop(now, class, probe));
+            let packet = PACED.into_iter().find_map(|class| self.pop(now, class, None));
             if packet.is_some() {
                 self.portion_share = self.portion_share.saturating_sub(1);
                 return packet;
             }
         }
-        if let Some(packet) = self.pop(now, PacketClass::Audio, probe) {
+        if let Some(packet) = self.pop(now, PacketClass::Audio, None) {
             return Some(packet);
         }
         let pads = self.portion_at == Some(now)
-            && probe.is_none()
+            && !self.prober.is_running()
             && self.padding_rate > Bitrate::ZERO
             && self.padded_until.is_none_or(|until| until <= now);
         if pads { self.ask(PADDING_BYTES, None) } else { None }

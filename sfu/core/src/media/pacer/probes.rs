@@ -79,10 +79,9 @@ impl Prober {
         }
     }
 
-    /// The probe that has begun.
-    pub(super) fn running(&self) -> Option<ProbeClusterId> {
-        let probe = self.probes.first()?.filter(|probe| probe.started_at.is_some())?;
-        Some(probe.cluster.id)
+    /// Whether a probe has begun.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.probes.first(), Some(Some(Probe { started_at: Some(_), .. })))
     }
 
     /// When the next packet of a probe is due.

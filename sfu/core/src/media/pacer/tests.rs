@@ -146,6 +146,43 @@ fn a_probe_is_sent_at_its_rate_with_media_first_and_padding_after() {
 }
 
 #[test]
+fn a_frame_that_comes_during_a_probe_neither_waits_for_it_nor_spoils_it() {
+    let at = clock();
+    let mut pacer = Pacer::new(Bitrate::kbps(200_000));
+    let cluster =
+        ProbeCluster { id: ProbeClusterId(1), rate: Bitrate::kbps(900), bytes_min: 1_687, packets_min: 5 };
+    pacer.probe(at(0), cluster);
+    for item in 0..8 {
+        pacer.push(at(0), PacketClass::Video, 1000, item).unwrap();
+    }
+    let mut media_us = Vec::new();
+    let mut probe_sizes = Vec::new();
+    let mut probe_us = Vec::new();
+    while let Some(next) = pacer.next_timeout() {
+        let us = next.duration_since(at(0)).as_micros() as u64;
+        for release in round(&mut pacer, next) {
+            let (size, probe) = match release {
+                Release::Packet { probe, .. } => (1000, probe),
+                Release::Padding { bytes, probe } => (u64::from(bytes), probe),
+            };
+            if matches!(release, Release::Packet { .. }) {
+                media_us.push(us);
+            }
+            if probe.is_some() {
+                probe_sizes.push(size);
+                probe_us.push(us);
+            }
+        }
+    }
+    assert_eq!(media_us.len(), 8);
+    assert!(media_us.iter().all(|us| *us <= 5_000), "{media_us:?}");
+    assert!(probe_us.len() >= 5, "{probe_us:?}");
+    let bytes: u64 = probe_sizes[..probe_sizes.len() - 1].iter().sum();
+    let kbps = bytes * 8 * 1000 / (probe_us[probe_us.len() - 1] - probe_us[0]);
+    assert!((850..=950).contains(&kbps), "{kbps}: {probe_us:?} {probe_sizes:?}");
+}
+
+#[test]
 fn a_probe_nobody_can_fill_or_that_is_late_is_abandoned() {
     let at = clock();
     let mut pacer = Pacer::<u32>::new(Bitrate::kbps(300));

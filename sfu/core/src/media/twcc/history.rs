@@ -27,7 +27,8 @@ pub struct PacketTag {
     pub probe: Option<ProbeClusterId>,
 }
 
-/// The final word on one packet.
+/// What became of one packet. What was reported lost may have been under way only: it is reported once more if it
+/// is received after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketReport {
     /// Extended transport number.
@@ -50,7 +51,7 @@ pub struct FeedbackSummary {
     pub received: u32,
     /// Packets reported as lost by it.
     pub lost: u32,
-    /// Packets it reports on that had been reported before, that are forgotten, or that were never sent.
+    /// Packets of which it says nothing new, that are forgotten, or that were never sent.
     pub ignored: u32,
 }
 
@@ -59,8 +60,10 @@ struct Record {
     sent_at: Instant,
     tag: PacketTag,
     size: u16,
-    /// Reported on, or no packet at all.
+    /// Reported as received, or no packet at all.
     done: bool,
+    /// Reported as lost.
+    lost: bool,
     /// Counted in `in_flight`.
     in_flight: bool,
 }
@@ -105,7 +108,7 @@ impl SendHistory {
         }
         self.next += 1;
         self.in_flight_bytes += u64::from(size);
-        let record = Record { sent_at: now, tag, size, done: false, in_flight: true };
+        let record = Record { sent_at: now, tag, size, done: false, lost: false, in_flight: true };
         if let Some(place) = slot(&mut self.ring, seq) {
             *place = record;
         }
@@ -113,13 +116,21 @@ impl SendHistory {
     }
 
     fn make_room(&mut self, now: Instant) {
-        let stale = |record: &Record| record.done || now.saturating_duration_since(record.sent_at) > AGE_MAX;
+        let stale = |record: &Record| {
+            record.done || record.lost || now.saturating_duration_since(record.sent_at) > AGE_MAX
+        };
         let free =
             self.ring.is_empty() || slot(&mut self.ring, self.oldest).is_some_and(|record| stale(record));
         if self.ring.is_empty() || !free && self.ring.len() < HISTORY_MAX {
             let len = (self.ring.len() * 2).clamp(HISTORY_MIN, HISTORY_MAX);
-            let nothing =
-                Record { sent_at: now, tag: PacketTag::default(), size: 0, done: true, in_flight: false };
+            let nothing = Record {
+                sent_at: now,
+                tag: PacketTag::default(),
+                size: 0,
+                done: true,
+                lost: false,
+                in_flight: false,
+            };
             let mut ring = vec![nothing; len];
             for seq in self.oldest..self.next {
                 if let (Some(to), Some(from)) = (slot(&mut ring, seq), slot(&mut self.ring, seq)) {
@@ -132,6 +143,7 @@ impl SendHistory {
         self.land(self.oldest);
         if let Some(record) = slot(&mut self.ring, self.oldest)
             && !record.done
+            && !record.lost
         {
             self.forgotten += 1;
         }
@@ -147,9 +159,11 @@ impl SendHistory {
         }
     }
 
-    /// Matches a feedback and appends one report for each packet that has not been reported on before, in order of
-    /// their numbers. Whatever feedback comes how often in whatever order, a packet is reported once; packets
-    /// no feedback speaks of are not reported at all. At most [`HISTORY_MAX`] reports, in time bounded by
+    /// Matches a feedback and appends one report for each packet it says something new of, in order of their numbers.
+    /// Whatever feedback comes how often in whatever order, a packet is reported lost once at most, and received once
+    /// at most, and never lost after that: a feedback that is built while packets overtake each other takes those
+    /// under way for lost (libwebrtc's `TransportFeedbackAdapter` keeps them for the next). Packets no feedback
+    /// speaks of are not reported at all. At most [`HISTORY_MAX`] reports, in time bounded by
     /// that and the feedback's length.
     pub fn on_feedback(
         &mut self,
@@ -206,8 +220,12 @@ impl SendHistory {
             return None;
         }
         self.land(seq);
-        let record = slot(&mut self.ring, seq).filter(|record| !record.done)?;
-        record.done = true;
+        let record = slot(&mut self.ring, seq)
+            .filter(|record| !record.done && (received_us.is_some() || !record.lost))?;
+        match received_us {
+            Some(_) => record.done = true,
+            None => record.lost = true,
+        }
         Some(PacketReport { seq, sent_at: record.sent_at, size: record.size, tag: record.tag, received_us })
     }
 
