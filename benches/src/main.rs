@@ -175,7 +175,10 @@ impl Bench {
         for address in &self.addresses {
             batch.send(&mut self.sender, *address, None, (payload, PAYLOAD_BYTES), now);
         }
-        anyhow::ensure!(batch.is_empty() && batch.stats().dropped() == 0, "the kernel did not take a datagram");
+        anyhow::ensure!(
+            batch.is_empty() && batch.stats().dropped() == 0,
+            "the kernel did not take a datagram"
+        );
         Ok(())
     }
 
@@ -221,7 +224,10 @@ impl Bench {
             self.key.seal_in_place_scatter(nonce(), Aad::empty(), body, &[], tag).ok().context("a seal")?;
             let sealed = begin.elapsed();
             let begin = Instant::now();
-            self.key.open_in_place(nonce(), Aad::empty(), &mut buffer).ok().context("an authentic payload")?;
+            self.key
+                .open_in_place(nonce(), Aad::empty(), &mut buffer)
+                .ok()
+                .context("an authentic payload")?;
             elapsed += if open { begin.elapsed() } else { sealed };
         }
         Ok(elapsed.as_nanos() as f64 / DATAGRAMS as f64)

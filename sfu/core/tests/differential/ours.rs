@@ -74,11 +74,9 @@ impl Ours {
                     return;
                 }
                 Output::Transmit(transmit) => {
-                    self.sent.extend(transmit.datagrams().map(|datagram| Datagram {
-                        source: transmit.source,
-                        destination: transmit.destination,
-                        payload: datagram.to_vec(),
-                    }))
+                    let (source, destination) = (transmit.source, transmit.destination);
+                    let datagrams = transmit.datagrams().map(<[u8]>::to_vec);
+                    self.sent.extend(datagrams.map(|payload| Datagram { source, destination, payload }));
                 }
                 Output::Event { event, .. } => self.events.push(event),
             }
