@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help run build web setup setup-test test test-rust test-doc test-web ci fmt fmt-check lint clippy \
-        lint-web deny advisories notices config-example clean-root clean
+        lint-web deny advisories notices config-example fuzz-build fuzz clean-root clean
 
 # What scripts/setup.sh installs: its Node.js comes before one that is too old, its tools after one's own.
 export PATH := $(CURDIR)/.cache/node/bin:$(PATH):$(CURDIR)/.cache/tools/bin:$(HOME)/.cargo/bin
@@ -76,6 +76,17 @@ notices: web ## Write THIRD-PARTY-NOTICES.md anew
 
 config-example: web ## Write deploy/config.example.toml anew
 	cargo run --quiet --package zynk -- config example > deploy/config.example.toml
+
+FUZZ_SECONDS ?= 600
+
+fuzz-build:
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/cover.sh cargo build --release --locked --package zynk-fuzz \
+	    --features libfuzzer --bins --target-dir target/fuzz
+
+fuzz: fuzz-build ## Fuzz a target, say with TARGET=rtp (ls fuzz/corpus), for FUZZ_SECONDS=600
+	@mkdir -p target/fuzz/found/$(TARGET)
+	target/fuzz/release/$(TARGET) -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=10 \
+	    -artifact_prefix=target/fuzz/found/$(TARGET)- target/fuzz/found/$(TARGET) fuzz/corpus/$(TARGET)
 
 clean-root: ## Run `make run` and `make test` in a fresh Debian (root, debootstrap; takes long)
 	tests/clean-root.sh

@@ -22,6 +22,8 @@ const STR0M_MODULES: [(&str, &str); 3] = [
     ("sfu/core/src", "sfu/core/src/connection"),
     ("client/src", "client/src/session"),
     ("benches/src", "benches/src/generator"),
+    // Measures it beside ours.
+    ("benches/src/bin", "benches/src/bin/fanout"),
 ];
 
 /// What a core must not depend on: it is handed time and datagrams.
