@@ -257,7 +257,11 @@ impl Generator {
             if connection.media.is_some() {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < JOIN_TIME_MAX, "no connection after {JOIN_TIME_MAX:?}");
+            ensure!(
+                begun.elapsed() < JOIN_TIME_MAX,
+                "no connection after {JOIN_TIME_MAX:?}: {}",
+                connection.session.progress()
+            );
             self.turn(Instant::now() + JOIN_TICK)?;
         }
     }
@@ -367,6 +371,14 @@ impl Generator {
     /// When the server refuses.
     pub fn leave(&mut self) -> Result<()> {
         self.ask(Request::Leave).map(drop)
+    }
+
+    /// Forgets everybody, at once and without a word to the server.
+    pub fn forget(&mut self) {
+        self.connections.clear();
+        self.due.clear();
+        self.joining.clear();
+        self.cursor = 0;
     }
 
     /// Sends what is due, drains a share of the sockets, and sleeps until something is due again, or `until`.

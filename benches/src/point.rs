@@ -337,7 +337,16 @@ impl fmt::Display for Row {
             server_core,
             generator_core,
             self.load_average,
-        )
+        )?;
+        let [opened, refused] = self.opened;
+        if self.generator_drops > 0 || self.failures > 0 || refused > 0 || opened == 0 {
+            write!(
+                f,
+                "\n  the generator dropped {}, {} connections failed, {opened} sampled packets authentic, {refused} not",
+                self.generator_drops, self.failures
+            )?;
+        }
+        Ok(())
     }
 }
 
