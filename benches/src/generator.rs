@@ -21,7 +21,7 @@ mod socket;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -140,6 +140,8 @@ pub struct Generator {
     scratch: Scratch,
     requests: Requests,
     server_offers: bool,
+    /// Of the sockets.
+    address: IpAddr,
     latencies: Vec<Histogram>,
     profile: Option<Profile>,
     /// How late a packet left, at most.
@@ -165,11 +167,17 @@ impl Generator {
             scratch: Scratch::default(),
             requests: Requests::start(signaling)?,
             server_offers,
+            address: Ipv4Addr::LOCALHOST.into(),
             latencies: Vec::new(),
             profile: None,
             late_max: Duration::ZERO,
             failures: 0,
         })
+    }
+
+    /// Takes sockets from now on at another address of this machine than 127.0.0.1.
+    pub fn bind_to(&mut self, address: IpAddr) {
+        self.address = address;
     }
 
     /// Lets a participant join, while the others go on.
@@ -187,7 +195,7 @@ impl Generator {
             self.latencies.resize_with(group + 1, Histogram::default);
         }
         let begun = Instant::now();
-        let socket = Socket::bind().context("no socket")?;
+        let socket = Socket::bind(self.address).context("no socket")?;
         let index = self.connections.len();
         let waits = match role {
             Role::Publish(load) => {
