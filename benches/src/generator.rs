@@ -9,6 +9,7 @@
 //! ```
 //! Ages come from the kernel's timestamps, so it does not matter for them how late a socket is drained.
 
+mod connection;
 pub mod http;
 mod keys;
 mod publisher;
@@ -26,10 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use zynk_sfu_core::media::{
-    rtcp::{Packet, Packets},
-    srtp::{Opener, Profile, Sealer},
-};
+use zynk_sfu_core::media::srtp::Profile;
 
 pub use publisher::{Beat, Load, PACKETS_PER_SECOND, Rhythm};
 pub use receiver::Totals;
@@ -38,8 +36,9 @@ pub use signaling::Signaling;
 pub use socket::{Arena, Clock, Received, Socket, unix_now};
 
 use self::{
+    connection::Connection,
     publisher::Publisher,
-    receiver::{Receiver, Scratch},
+    receiver::Scratch,
     session::{Session, Way},
     signaling::{Request, Requests},
 };
@@ -98,22 +97,6 @@ pub struct Joined {
 /// A participant's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey(usize);
-
-struct Connection {
-    socket: Socket,
-    session: Session,
-    group: Group,
-    media: Option<Media>,
-    publisher: Option<Publisher>,
-    receiver: Option<Receiver>,
-}
-
-/// What a connected session has.
-struct Media {
-    opener: Opener,
-    sealer: Sealer,
-    remote: SocketAddr,
-}
 
 /// What was sent and received in a time.
 #[derive(Clone, Debug, Default)]
@@ -362,6 +345,12 @@ impl Generator {
         machine::udp_drops(&ports)
     }
 
+    /// Datagrams that the kernel dropped because the server did not drain its sockets in time.
+    pub fn server_drops(&self) -> u64 {
+        let media = self.connections.iter().filter_map(|connection| connection.media.as_ref());
+        machine::udp_drops(&media.map(|media| media.remote.port()).collect())
+    }
+
     /// A publisher's socket, the server's address and the publisher's source: what it takes to send in its name.
     ///
     /// # Errors
@@ -440,80 +429,5 @@ impl Generator {
             Err(_) => self.failures += 1,
         }
         Ok(())
-    }
-}
-
-impl Connection {
-    fn new(socket: Socket, session: Session, group: Group) -> Self {
-        Self { socket, session, group, media: None, publisher: None, receiver: None }
-    }
-
-    fn receiving(mut self, remote: &str, number: usize, now: Instant) -> Self {
-        self.receiver = Some(Receiver::new(remote, u32::try_from(number).unwrap_or(0), now));
-        self
-    }
-
-    /// Returns the profile when the connection has just come up.
-    fn service(
-        &mut self,
-        now: Instant,
-        arena: &mut Arena,
-        scratch: &mut Scratch,
-        latencies: &mut Histogram,
-    ) -> Result<Option<Profile>> {
-        let mut outcome = Ok(());
-        let Self { socket, session, media, publisher, receiver, .. } = self;
-        loop {
-            let more = arena.recv(socket, |received| {
-                let [first, second, ..] = *received.datagram else { return };
-                if first >> 6 != 2 {
-                    let Received { source, datagram, .. } = received;
-                    if let Err(error) = session.handle_datagram(now, socket, source, datagram) {
-                        outcome = Err(error);
-                    }
-                    return;
-                }
-                let Some(media) = media else { return };
-                if !(192..=223).contains(&second) {
-                    if let Some(receiver) = receiver {
-                        receiver.on_rtp(received, &mut media.opener, latencies);
-                    }
-                } else if let Ok(opened) = media.opener.open_rtcp(received.datagram) {
-                    let packet = received.datagram.get(..opened.bytes).unwrap_or_default();
-                    if let Some(receiver) = receiver {
-                        receiver.on_rtcp(received.at, packet);
-                    }
-                    if let Some(publisher) = publisher {
-                        let is_request = |packet: &Packet<'_>| {
-                            matches!(packet, Packet::PictureLoss { .. } | Packet::FullIntraRequest { .. })
-                        };
-                        if Packets::new(packet).flatten().any(|packet| is_request(&packet)) {
-                            publisher.request_keyframe();
-                        }
-                    }
-                }
-            });
-            if !more {
-                break;
-            }
-        }
-        outcome?;
-        session.poll(now, socket)?;
-        if media.is_none()
-            && let Some((opener, sealer, remote)) = session.take_connected()?
-        {
-            let profile = opener.profile();
-            *media = Some(Media { opener, sealer, remote });
-            return Ok(Some(profile));
-        }
-        if let Some(media) = media {
-            if let Some(publisher) = publisher {
-                publisher.report(now, &mut media.sealer, socket, media.remote)?;
-            }
-            if let Some(receiver) = receiver {
-                receiver.report(now, &mut media.sealer, socket, media.remote, scratch)?;
-            }
-        }
-        Ok(None)
     }
 }
