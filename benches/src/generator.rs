@@ -98,6 +98,17 @@ pub struct Joined {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey(usize);
 
+/// Where a publisher sends from and to, and under which numbers.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Path {
+    pub socket: UdpSocket,
+    pub server: SocketAddr,
+    pub ssrc: u32,
+    /// Of the next packet.
+    pub sequence: u16,
+}
+
 /// What was sent and received in a time.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
@@ -351,15 +362,16 @@ impl Generator {
         machine::udp_drops(&media.map(|media| media.remote.port()).collect())
     }
 
-    /// A publisher's socket, the server's address and the publisher's source: what it takes to send in its name.
+    /// What it takes to send in a publisher's name.
     ///
     /// # Errors
     /// When there is no such publisher.
-    pub fn path_of(&self, key: ConnectionKey) -> Result<(UdpSocket, SocketAddr, u32)> {
+    pub fn path_of(&self, key: ConnectionKey) -> Result<Path> {
         let connection = self.connections.get(key.0).context("no such participant")?;
         let media = connection.media.as_ref().context("not connected")?;
-        let ssrc = connection.publisher.as_ref().and_then(Publisher::ssrc).context("publishes nothing")?;
-        Ok((connection.socket.duplicate()?, media.remote, ssrc))
+        let source = connection.publisher.as_ref().and_then(Publisher::source);
+        let (ssrc, sequence) = source.context("publishes nothing")?;
+        Ok(Path { socket: connection.socket.duplicate()?, server: media.remote, ssrc, sequence })
     }
 
     /// Ends every session at the server, as far as its signaling knows how.

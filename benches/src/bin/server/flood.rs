@@ -30,6 +30,9 @@ const PACKET_BYTES: usize = 1100;
 const SEGMENTS: usize = 50;
 const GROUP_MEASURED: usize = 0;
 const GROUP_FLOODED: usize = 1;
+/// How far ahead of the publisher's packets the sequence numbers begin, and how many there are: none is known to
+/// be a repetition, so each has to be decrypted to be found out. More than a publisher sends in 20 s.
+const AHEAD: u16 = 4096;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Where the packets come from.
@@ -70,17 +73,17 @@ pub(crate) fn measure(binary: &Path, source: Source, duration: Duration) -> Resu
     let flooded = Topology::Fan(2).join(&mut generator, "flooded", Load::CALL, GROUP_FLOODED)?;
     generator.run(SETTLE)?;
     let publisher = flooded.publishers.first().context("a publisher")?.key;
-    let (own, remote, ssrc) = generator.path_of(publisher)?;
-    let socket = match source {
-        Source::Wrong => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
-        Source::Right => own,
-    };
+    let mut path = generator.path_of(publisher)?;
+    let remote = path.server;
+    if source == Source::Wrong {
+        path.socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    }
     let pid = server.pid();
     let before = victim(&mut generator, pid, remote, duration)?;
     let stop = Arc::new(AtomicBool::new(false));
     let thread = {
         let stop = stop.clone();
-        std::thread::spawn(move || flood(&socket, remote, ssrc, &stop))
+        std::thread::spawn(move || flood(&path, &stop))
     };
     let begun = Instant::now();
     let during = victim(&mut generator, pid, remote, duration);
@@ -111,11 +114,12 @@ fn victim(generator: &mut Generator, pid: u32, server: SocketAddr, duration: Dur
 }
 
 /// Sends until told to stop; returns how many packets the kernel took.
-fn flood(socket: &UdpSocket, server: SocketAddr, ssrc: u32, stop: &AtomicBool) -> Result<u64> {
+fn flood(path: &zynk_benches::generator::Path, stop: &AtomicBool) -> Result<u64> {
+    let socket = &path.socket;
     let state = UdpSocketState::new(socket.into())?;
     let segments = SEGMENTS.min(state.max_gso_segments());
     let mut packets = vec![0x5a; segments * PACKET_BYTES];
-    let (begun, mut sent, mut sequence) = (Instant::now(), 0, 0_u16);
+    let (begun, mut sent, mut number) = (Instant::now(), 0, 0);
     while !stop.load(Ordering::Relaxed) {
         let due = begun.elapsed().as_micros() as u64 * RATE / 1_000_000;
         if sent >= due {
@@ -123,15 +127,15 @@ fn flood(socket: &UdpSocket, server: SocketAddr, ssrc: u32, stop: &AtomicBool) -
             continue;
         }
         for packet in packets.chunks_exact_mut(PACKET_BYTES) {
-            sequence = sequence.wrapping_add(1);
-            let [s0, s1] = sequence.to_be_bytes();
-            let [c0, c1, c2, c3] = ssrc.to_be_bytes();
+            number = (number + 1) % AHEAD;
+            let [s0, s1] = path.sequence.wrapping_add(AHEAD + number).to_be_bytes();
+            let [c0, c1, c2, c3] = path.ssrc.to_be_bytes();
             if let Some(header) = packet.first_chunk_mut::<12>() {
                 *header = [0x80, 96, s0, s1, 0, 0, 0, 0, c0, c1, c2, c3];
             }
         }
         let transmit = Transmit {
-            destination: server,
+            destination: path.server,
             ecn: None,
             contents: &packets,
             segment_size: Some(PACKET_BYTES),
