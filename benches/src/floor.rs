@@ -11,7 +11,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +32,7 @@ use crate::{
 /// Octets of the header that a forwarded packet has: fixed, transport sequence, mid.
 const HEADER_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How often the thread looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(100);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -54,11 +55,11 @@ pub struct Floor {
 pub fn measure(receivers: &[usize], load: Load, profile: Profile, duration: Duration) -> Result<Floor> {
     let sockets: Vec<Vec<Socket>> = receivers
         .iter()
-        .map(|count| (0..*count).map(|_| Socket::bind()).collect::<Result<_, _>>())
+        .map(|count| (0..*count).map(|_| Socket::bind(LOOPBACK)).collect::<Result<_, _>>())
         .collect::<Result<_, _>>()
         .context("no sockets")?;
     let targets = sockets.iter().map(|group| group.iter().map(Socket::local).collect()).collect();
-    let relay = Socket::bind()?;
+    let relay = Socket::bind(LOOPBACK)?;
     let address = relay.local();
     let io = relay.duplicate()?;
     io.set_nonblocking(false)?;
@@ -88,7 +89,7 @@ fn send_rhythm(
     duration: Duration,
 ) -> Result<()> {
     let key = Key::new(profile)?;
-    let publisher = Socket::bind()?;
+    let publisher = Socket::bind(LOOPBACK)?;
     let mut arena = Arena::new(Clock::now());
     let start = Instant::now();
     let mut rhythms: Vec<Rhythm> = (0..sockets.len() as u64)

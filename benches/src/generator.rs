@@ -9,6 +9,7 @@
 //! ```
 //! Ages come from the kernel's timestamps, so it does not matter for them how late a socket is drained.
 
+mod connection;
 pub mod http;
 mod keys;
 mod publisher;
@@ -21,15 +22,12 @@ mod socket;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use zynk_sfu_core::media::{
-    rtcp::{Packet, Packets},
-    srtp::{Opener, Profile, Sealer},
-};
+use zynk_sfu_core::media::srtp::Profile;
 
 pub use publisher::{Beat, Load, PACKETS_PER_SECOND, Rhythm};
 pub use receiver::Totals;
@@ -38,8 +36,9 @@ pub use signaling::Signaling;
 pub use socket::{Arena, Clock, Received, Socket, unix_now};
 
 use self::{
+    connection::Connection,
     publisher::Publisher,
-    receiver::{Receiver, Scratch},
+    receiver::Scratch,
     session::{Session, Way},
     signaling::{Request, Requests},
 };
@@ -99,20 +98,15 @@ pub struct Joined {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey(usize);
 
-struct Connection {
-    socket: Socket,
-    session: Session,
-    group: Group,
-    media: Option<Media>,
-    publisher: Option<Publisher>,
-    receiver: Option<Receiver>,
-}
-
-/// What a connected session has.
-struct Media {
-    opener: Opener,
-    sealer: Sealer,
-    remote: SocketAddr,
+/// Where a publisher sends from and to, and under which numbers.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Path {
+    pub socket: UdpSocket,
+    pub server: SocketAddr,
+    pub ssrc: u32,
+    /// Of the next packet.
+    pub sequence: u16,
 }
 
 /// What was sent and received in a time.
@@ -140,6 +134,8 @@ pub struct Generator {
     scratch: Scratch,
     requests: Requests,
     server_offers: bool,
+    /// Of the sockets.
+    address: IpAddr,
     latencies: Vec<Histogram>,
     profile: Option<Profile>,
     /// How late a packet left, at most.
@@ -165,11 +161,17 @@ impl Generator {
             scratch: Scratch::default(),
             requests: Requests::start(signaling)?,
             server_offers,
+            address: Ipv4Addr::LOCALHOST.into(),
             latencies: Vec::new(),
             profile: None,
             late_max: Duration::ZERO,
             failures: 0,
         })
+    }
+
+    /// Takes sockets from now on at another address of this machine than 127.0.0.1.
+    pub fn bind_to(&mut self, address: IpAddr) {
+        self.address = address;
     }
 
     /// Lets a participant join, while the others go on.
@@ -187,7 +189,7 @@ impl Generator {
             self.latencies.resize_with(group + 1, Histogram::default);
         }
         let begun = Instant::now();
-        let socket = Socket::bind().context("no socket")?;
+        let socket = Socket::bind(self.address).context("no socket")?;
         let index = self.connections.len();
         let waits = match role {
             Role::Publish(load) => {
@@ -257,7 +259,11 @@ impl Generator {
             if connection.media.is_some() {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < JOIN_TIME_MAX, "no connection after {JOIN_TIME_MAX:?}");
+            ensure!(
+                begun.elapsed() < JOIN_TIME_MAX,
+                "no connection after {JOIN_TIME_MAX:?}: {}",
+                connection.session.progress()
+            );
             self.turn(Instant::now() + JOIN_TICK)?;
         }
     }
@@ -350,15 +356,22 @@ impl Generator {
         machine::udp_drops(&ports)
     }
 
-    /// A publisher's socket, the server's address and the publisher's source: what it takes to send in its name.
+    /// Datagrams that the kernel dropped because the server did not drain its sockets in time.
+    pub fn server_drops(&self) -> u64 {
+        let media = self.connections.iter().filter_map(|connection| connection.media.as_ref());
+        machine::udp_drops(&media.map(|media| media.remote.port()).collect())
+    }
+
+    /// What it takes to send in a publisher's name.
     ///
     /// # Errors
     /// When there is no such publisher.
-    pub fn path_of(&self, key: ConnectionKey) -> Result<(UdpSocket, SocketAddr, u32)> {
+    pub fn path_of(&self, key: ConnectionKey) -> Result<Path> {
         let connection = self.connections.get(key.0).context("no such participant")?;
         let media = connection.media.as_ref().context("not connected")?;
-        let ssrc = connection.publisher.as_ref().and_then(Publisher::ssrc).context("publishes nothing")?;
-        Ok((connection.socket.duplicate()?, media.remote, ssrc))
+        let source = connection.publisher.as_ref().and_then(Publisher::source);
+        let (ssrc, sequence) = source.context("publishes nothing")?;
+        Ok(Path { socket: connection.socket.duplicate()?, server: media.remote, ssrc, sequence })
     }
 
     /// Ends every session at the server, as far as its signaling knows how.
@@ -367,6 +380,14 @@ impl Generator {
     /// When the server refuses.
     pub fn leave(&mut self) -> Result<()> {
         self.ask(Request::Leave).map(drop)
+    }
+
+    /// Forgets everybody, at once and without a word to the server.
+    pub fn forget(&mut self) {
+        self.connections.clear();
+        self.due.clear();
+        self.joining.clear();
+        self.cursor = 0;
     }
 
     /// Sends what is due, drains a share of the sockets, and sleeps until something is due again, or `until`.
@@ -420,80 +441,5 @@ impl Generator {
             Err(_) => self.failures += 1,
         }
         Ok(())
-    }
-}
-
-impl Connection {
-    fn new(socket: Socket, session: Session, group: Group) -> Self {
-        Self { socket, session, group, media: None, publisher: None, receiver: None }
-    }
-
-    fn receiving(mut self, remote: &str, number: usize, now: Instant) -> Self {
-        self.receiver = Some(Receiver::new(remote, u32::try_from(number).unwrap_or(0), now));
-        self
-    }
-
-    /// Returns the profile when the connection has just come up.
-    fn service(
-        &mut self,
-        now: Instant,
-        arena: &mut Arena,
-        scratch: &mut Scratch,
-        latencies: &mut Histogram,
-    ) -> Result<Option<Profile>> {
-        let mut outcome = Ok(());
-        let Self { socket, session, media, publisher, receiver, .. } = self;
-        loop {
-            let more = arena.recv(socket, |received| {
-                let [first, second, ..] = *received.datagram else { return };
-                if first >> 6 != 2 {
-                    let Received { source, datagram, .. } = received;
-                    if let Err(error) = session.handle_datagram(now, socket, source, datagram) {
-                        outcome = Err(error);
-                    }
-                    return;
-                }
-                let Some(media) = media else { return };
-                if !(192..=223).contains(&second) {
-                    if let Some(receiver) = receiver {
-                        receiver.on_rtp(received, &mut media.opener, latencies);
-                    }
-                } else if let Ok(opened) = media.opener.open_rtcp(received.datagram) {
-                    let packet = received.datagram.get(..opened.bytes).unwrap_or_default();
-                    if let Some(receiver) = receiver {
-                        receiver.on_rtcp(received.at, packet);
-                    }
-                    if let Some(publisher) = publisher {
-                        let is_request = |packet: &Packet<'_>| {
-                            matches!(packet, Packet::PictureLoss { .. } | Packet::FullIntraRequest { .. })
-                        };
-                        if Packets::new(packet).flatten().any(|packet| is_request(&packet)) {
-                            publisher.request_keyframe();
-                        }
-                    }
-                }
-            });
-            if !more {
-                break;
-            }
-        }
-        outcome?;
-        session.poll(now, socket)?;
-        if media.is_none()
-            && let Some((opener, sealer, remote)) = session.take_connected()?
-        {
-            let profile = opener.profile();
-            *media = Some(Media { opener, sealer, remote });
-            return Ok(Some(profile));
-        }
-        if let Some(media) = media {
-            if let Some(publisher) = publisher {
-                publisher.report(now, &mut media.sealer, socket, media.remote)?;
-            }
-            if let Some(receiver) = receiver {
-                receiver.report(now, &mut media.sealer, socket, media.remote, scratch)?;
-            }
-        }
-        Ok(None)
     }
 }

@@ -11,11 +11,13 @@
 //! - [`generator`]: participants that join by WHIP and WHEP (or whatever a [`generator::Signaling`] speaks).
 //! - [`floor`]: the least that a server could do for the same packets, on the same core.
 //! - [`machine`]: cores, clocks, CPU time and memory of processes.
-//! - [`server`]: our own binary as a child process.
+//! - [`server`], [`janus`]: our own binary and Janus as child processes.
+//! - [`point`]: who is in which room, and the figures of a server that serves them.
 
 pub mod floor;
 pub mod generator;
 pub mod histogram;
+pub mod janus;
 pub mod machine;
 pub mod point;
 pub mod server;

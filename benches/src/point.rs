@@ -171,6 +171,8 @@ pub struct Row {
     pub join_ms: [f64; 2],
     /// Datagrams that the kernel dropped at the generator's sockets: with any, losses are not the server's alone.
     pub generator_drops: u64,
+    /// The same at the server's sockets: it is overloaded.
+    pub server_drops: u64,
     /// Connections that were let down.
     pub failures: u64,
     /// Packets opened, and those of them that were not authentic.
@@ -227,6 +229,7 @@ pub fn measure(
         threads: pid.map_or(0, |pid| CpuTimes::of(pid).threads()),
         join_ms: [at(0.5), at(0.95)],
         generator_drops: generator.drops(),
+        server_drops: generator.server_drops(),
         failures: generator.failures(),
         opened,
         profile: generator.profile().map_or("none", profile_name),
@@ -337,7 +340,17 @@ impl fmt::Display for Row {
             server_core,
             generator_core,
             self.load_average,
-        )
+        )?;
+        let [opened, refused] = self.opened;
+        if self.generator_drops + self.server_drops + self.failures + refused > 0 || opened == 0 {
+            write!(
+                f,
+                "\n  dropped at the generator's sockets: {}, at the server's: {}; connections failed: {}; \
+                 sampled packets authentic: {opened}, not: {refused}",
+                self.generator_drops, self.server_drops, self.failures
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -46,7 +46,7 @@ impl ZynkServer {
     /// When it does not start; what it wrote is part of the error.
     pub fn start(binary: &Path, hold_back_ms: Option<(u64, u64)>) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
-        let mut command = Command::new(binary);
+        let mut command = command(binary);
         command
             .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1", "--workers", "1"])
             .args(["--log-level", "warn"])
@@ -101,6 +101,18 @@ impl Drop for ZynkServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command that ends with this process, however that ends: where there is `setpriv` (util-linux), the kernel
+/// sees to it; else a killed program leaves its servers behind.
+pub fn command(program: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    if !setpriv.is_file() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 /// Starts a process whose threads all stay on a core.

@@ -207,9 +207,10 @@ impl Publisher {
         self.keyframe_wanted = true;
     }
 
-    /// The source of the video, else of the audio.
-    pub(super) fn ssrc(&self) -> Option<u32> {
-        self.video.as_ref().or(self.audio.as_ref()).map(|stream| stream.seal.ssrc())
+    /// The source of the video, else of the audio, and its next sequence number.
+    pub(super) fn source(&self) -> Option<(u32, u16)> {
+        let stream = self.video.as_ref().or(self.audio.as_ref())?;
+        Some((stream.seal.ssrc(), stream.index as u16))
     }
 
     /// Sends the packet that is due.

@@ -37,6 +37,8 @@ pub(super) struct Session {
     next_poll: Instant,
     connected: bool,
     ended: bool,
+    /// The server has said something.
+    heard: bool,
     /// Where the server is: the last address that DTLS was sent to.
     remote: Option<SocketAddr>,
 }
@@ -62,6 +64,7 @@ impl Session {
             next_poll: now,
             connected: false,
             ended: false,
+            heard: false,
             remote: None,
         })
     }
@@ -108,6 +111,7 @@ impl Session {
         source: SocketAddr,
         datagram: &[u8],
     ) -> Result<()> {
+        self.heard = true;
         let Ok(contents) = datagram.try_into() else { return Ok(()) };
         let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
         self.rtc.handle_input(Input::Receive(now, receive))?;
@@ -147,6 +151,16 @@ impl Session {
                 }
                 Output::Event(_) => {}
             }
+        }
+    }
+
+    /// How far it is, for who waits in vain.
+    pub(super) fn progress(&self) -> &'static str {
+        match (self.heard, self.remote, self.connected) {
+            (false, ..) => "the server answers no ICE check",
+            (true, None, _) => "ICE checks are answered, DTLS has not begun",
+            (true, Some(_), false) => "DTLS does not come to an end",
+            (true, Some(_), true) => "DTLS yielded no keys",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +16,7 @@ const MESSAGES: usize = 16;
 /// What a train of datagrams may take.
 const SLOT_BYTES: usize = 65_536;
 
-/// A socket on loopback.
+/// A socket that the kernel marks arrivals for with their time.
 #[derive(Debug)]
 pub struct Socket {
     io: UdpSocket,
@@ -25,12 +25,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// On a free port.
+    /// On a free port of one of this machine's addresses.
     ///
     /// # Errors
     /// When the kernel has none; there may be too many open files.
-    pub fn bind() -> io::Result<Self> {
-        let io = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    pub fn bind(address: IpAddr) -> io::Result<Self> {
+        let io = UdpSocket::bind((address, 0))?;
         let options = socket2::SockRef::from(&io);
         let _ = options.set_recv_buffer_size(RECV_BUFFER_BYTES);
         if options.recv_buffer_size()? < RECV_BUFFER_BYTES {

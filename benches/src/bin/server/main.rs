@@ -5,7 +5,13 @@
 //! ends by itself.
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
-use std::{path::PathBuf, time::Duration};
+mod flood;
+mod memory;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -22,8 +28,7 @@ use zynk_sfu_core::media::srtp::Profile;
 /// Measures the server with a load of real connections.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure: fan:N, mesh:N, rooms:RxN
-    #[arg(default_values_t = defaults())]
+    /// What to measure: fan:N, mesh:N, rooms:RxN; a choice of them unless set
     points: Vec<Topology>,
     /// The server's binary; `zynk` beside this program unless set
     #[arg(long, value_name = "FILE")]
@@ -43,6 +48,12 @@ struct Arguments {
     /// Publish audio only
     #[arg(long)]
     audio_only: bool,
+    /// Memory with so many idle participants, and of their subscriptions, instead of points
+    #[arg(long, value_name = "PARTICIPANTS", num_args = 0..=1, default_missing_value = "500")]
+    memory: Option<usize>,
+    /// Invalid packets from a wrong source or a right one against one room, instead of points
+    #[arg(long, value_enum)]
+    flood: Option<flood::Source>,
     /// Write JSON to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -55,7 +66,10 @@ fn defaults() -> Vec<Topology> {
 
 #[derive(Debug, Default, Serialize)]
 struct Report {
+    load_average: String,
     rows: Vec<Row>,
+    memory: Option<memory::Memory>,
+    flood: Option<flood::Flood>,
 }
 
 fn main() -> Result<()> {
@@ -65,33 +79,53 @@ fn main() -> Result<()> {
         Some(binary) => binary.clone(),
         None => ZynkServer::binary()?,
     };
-    let load = Load { video: !arguments.audio_only, ..Load::CALL };
-    let mut report = Report::default();
-    println!("load average {}", machine::load_average());
-    println!("{HEADING}");
-    for topology in &arguments.points {
-        let row = measure(&arguments, &binary, *topology, load).with_context(|| topology.to_string())?;
-        println!("{row}");
-        if row.generator_drops > 0 || row.failures > 0 || row.opened[1] > 0 {
-            let [opened, refused] = row.opened;
-            println!(
-                "  the generator dropped {}, {} connections failed, {refused} of {opened} packets not authentic",
-                row.generator_drops, row.failures
-            );
-        }
-        report.rows.push(row);
+    let mut report = Report { load_average: machine::load_average(), ..Report::default() };
+    println!("load average {}", report.load_average);
+    if let Some(participants) = arguments.memory {
+        let memory = memory::measure(&binary, participants)?;
+        println!("{memory}");
+        report.memory = Some(memory);
     }
-    if let Some(row) = report.rows.first() {
-        println!("SRTP {}", row.profile);
+    if let Some(source) = arguments.flood {
+        let flood = flood::measure(&binary, source, Duration::from_secs_f64(arguments.seconds))?;
+        println!("{flood}");
+        report.flood = Some(flood);
     }
+    let points = match arguments.points.as_slice() {
+        [] if arguments.memory.is_none() && arguments.flood.is_none() => &defaults()[..],
+        points => points,
+    };
+    let outcome = measure_points(&arguments, &binary, points, &mut report.rows);
+    // What was measured before something failed is kept.
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
+    outcome
+}
+
+fn measure_points(
+    arguments: &Arguments,
+    binary: &Path,
+    points: &[Topology],
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let load = Load { video: !arguments.audio_only, ..Load::CALL };
+    if !points.is_empty() {
+        println!("{HEADING}");
+    }
+    for topology in points {
+        let row = measure(arguments, binary, *topology, load).with_context(|| topology.to_string())?;
+        println!("{row}");
+        rows.push(row);
+    }
+    if let Some(row) = rows.first() {
+        println!("SRTP {}", row.profile);
+    }
     Ok(())
 }
 
-fn measure(arguments: &Arguments, binary: &std::path::Path, topology: Topology, load: Load) -> Result<Row> {
+fn measure(arguments: &Arguments, binary: &Path, topology: Topology, load: Load) -> Result<Row> {
     let floor = || -> Result<Option<f64>> {
         if arguments.floor_seconds <= 0.0 {
             return Ok(None);
