@@ -23,6 +23,11 @@ use crate::{
 
 const BINARY: &str = "/usr/bin/janus";
 const START_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long a publisher's feed may take to be there, and how often it is asked for.
+const FEED_TIME_MAX: Duration = Duration::from_secs(5);
+const FEED_RETRY: Duration = Duration::from_millis(20);
+/// Lines of its log that are shown.
+const LOG_LINES: usize = 3;
 /// Polls until an answer is missing; each waits for up to 30 s when nothing happens.
 const POLLS_MAX: usize = 100;
 
@@ -116,7 +121,7 @@ impl JanusServer {
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+        lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n")
     }
 
     /// Its API.
@@ -264,7 +269,18 @@ impl Signaling for Janus {
         let others = feeds.iter().filter(|(feed, _)| feeds.len() == 1 || number(feed) != number(name));
         let streams: Vec<Value> = others.map(|(_, feed)| json!({ "feed": feed })).collect();
         let body = json!({ "request": "join", "ptype": "subscriber", "room": id, "streams": streams });
-        let event = self.message(handle, body, None)?;
+        // A feed comes into being some time after its publisher believes to be connected.
+        let begun = Instant::now();
+        let event = loop {
+            match self.message(handle, body.clone(), None) {
+                Err(error)
+                    if error.to_string().contains("No such feed") && begun.elapsed() < FEED_TIME_MAX =>
+                {
+                    std::thread::sleep(FEED_RETRY);
+                }
+                event => break event?,
+            }
+        };
         self.waiting.insert((room.to_owned(), name.to_owned()), handle);
         Ok(text(&event, "/jsep/sdp").context("no offer in Janus' event")?.to_owned())
     }
