@@ -214,7 +214,7 @@ impl Subscription {
             .then(|| Some(offsets.ids(PictureIds::of(codec, payload)?)))
             .flatten()
             .and_then(|ids| ids.patch(codec, payload));
-        let mut changed = Descriptor::default();
+        let mut changed = None;
         let descriptor = match frame_number(stored.descriptor) {
             Some(number) if offsets.moves_frames() || treatment.announce.is_some() => {
                 let targets = treatment.announce.and_then(|announce| {
@@ -224,6 +224,7 @@ impl Subscription {
                         announce.explicit,
                     )
                 });
+                let changed = changed.insert(Descriptor::default());
                 changed.set(targets.as_deref().unwrap_or(stored.descriptor), offsets.frame(number))
             }
             _ => None,

@@ -36,7 +36,7 @@ use crate::{
     demux::{DatagramKind, Demux, local_ufrag, nomination},
     endpoint::Endpoint,
     forwarder::Subscription,
-    media::timers::TimerWheel,
+    media::{egress::NtpTime, timers::TimerWheel},
     speakers::Speakers,
     track::Track,
 };
@@ -64,6 +64,8 @@ pub struct Shard {
     config: ShardConfig,
     random: Pcg64Mcg,
     now: Instant,
+    /// The NTP time of `now`.
+    ntp: NtpTime,
     rooms: FxHashMap<RoomSid, Room>,
     endpoints: Slab<Endpoint>,
     by_id: FxHashMap<ConnectionId, EndpointKey>,
@@ -141,6 +143,7 @@ impl Shard {
         }
         Ok(Self {
             random: Pcg64Mcg::seed_from_u64(config.seed),
+            ntp: NtpTime::from_unix(config.unix_time),
             config,
             now,
             rooms: FxHashMap::default(),
@@ -167,7 +170,10 @@ impl Shard {
 
     /// Takes one input. Never blocks, never panics on what the network sends.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
-        self.now = self.now.max(now);
+        if self.now < now {
+            self.now = now;
+            self.ntp = self.ntp_of(now);
+        }
         match input {
             Input::Datagram { transport, source, destination, payload } => {
                 self.handle_datagram(transport, source, destination, payload);

@@ -67,7 +67,7 @@ pub(crate) struct Flood {
 }
 
 pub(crate) fn measure(binary: &Path, source: Source, duration: Duration) -> Result<Flood> {
-    let server = ZynkServer::start(binary)?;
+    let server = ZynkServer::start(binary, None)?;
     let mut generator = Generator::new(Box::new(Whip::zynk(server.url())))?;
     Topology::mesh(6).join(&mut generator, "measured", Load::CALL, GROUP_MEASURED)?;
     let flooded = Topology::Fan(2).join(&mut generator, "flooded", Load::CALL, GROUP_FLOODED)?;

@@ -32,7 +32,7 @@ pub(crate) struct Memory {
 }
 
 pub(crate) fn measure(binary: &Path, participants: usize) -> Result<Memory> {
-    let server = ZynkServer::start(binary)?;
+    let server = ZynkServer::start(binary, None)?;
     let resident = || machine::resident_mib(server.pid());
     let mut generator = Generator::new(Box::new(Whip::zynk(server.url())))?;
     // Buffers that all share come into being, so that they are not counted for anybody.

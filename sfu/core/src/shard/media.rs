@@ -114,7 +114,7 @@ impl Shard {
         datagram: &mut [u8],
     ) -> bool {
         let now = self.now;
-        let ntp = self.ntp(now);
+        let ntp = self.ntp;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return false };
         let subscriptions = &self.subscriptions;
         let mut wishes = Vec::new();
@@ -152,7 +152,7 @@ impl Shard {
     }
 
     /// The NTP time of an instant.
-    pub(super) fn ntp(&self, now: Instant) -> NtpTime {
+    pub(super) fn ntp_of(&self, now: Instant) -> NtpTime {
         NtpTime::from_unix(self.config.unix_time + now.saturating_duration_since(self.started_at))
     }
 
@@ -227,7 +227,7 @@ impl Shard {
     /// Sends what is due on a connection: packets, and if it needs attention requests, feedback and reports.
     pub(super) fn serve_media(&mut self, key: EndpointKey) {
         let now = self.now;
-        let ntp = self.ntp(now);
+        let ntp = self.ntp;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         endpoint.media.dirty = false;
         let attention = std::mem::take(&mut endpoint.media.attention);
