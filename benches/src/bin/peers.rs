@@ -149,7 +149,7 @@ fn row(arguments: &Arguments, peer: Peer, topology: Topology) -> Result<Row> {
     match peer {
         Peer::Zynk => {
             let binary = arguments.zynk.clone().map_or_else(ZynkServer::binary, Ok)?;
-            let server = ZynkServer::start(&binary)?;
+            let server = ZynkServer::start(&binary, None)?;
             let mut generator = Generator::new(Box::new(Whip::zynk(server.url())))?;
             measure("zynk", Some(server.pid()), &mut generator)
                 .with_context(|| format!("the server's log ends with:\n{}", server.log()))
