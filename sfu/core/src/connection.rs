@@ -483,6 +483,9 @@ fn configuration(certificate: &Certificate) -> RtcConfig {
         .enable_vp9(true)
         .enable_av1(true)
         .set_stats_interval(None)
+        // It sends nothing, so it has nothing to keep. At least one, it says.
+        .set_send_buffer_audio(1)
+        .set_send_buffer_video(1)
         .set_rtcp_report_interval_audio(REPORT_INTERVAL)
         .set_rtcp_report_interval_video(REPORT_INTERVAL)
         .set_sctp_max_message_size(DATA_MESSAGE_BYTES_MAX)

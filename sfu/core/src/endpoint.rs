@@ -40,7 +40,8 @@ pub(crate) struct Endpoint {
     pub(crate) participant: ParticipantSid,
     pub(crate) role: ConnectionRole,
     pub(crate) late_binding: bool,
-    pub(crate) connection: Connection,
+    /// On its own: it is large, and media passes it by.
+    pub(crate) connection: Box<Connection>,
     pub(crate) media: MediaSession,
     pub(crate) credentials: CredentialsNow,
     pub(crate) sections: Vec<Section>,

@@ -69,6 +69,7 @@ struct Report {
     shard: Vec<Row>,
     egress: Vec<egress::Row>,
     open: Vec<egress::OpenRow>,
+    memory: plane::Memory,
 }
 
 fn main() -> Result<()> {
@@ -95,7 +96,8 @@ fn main() -> Result<()> {
         shard.extend(answering(100, sections, 1100)?);
     }
     let (egress, open) = if quick { Default::default() } else { (egress::rows()?, egress::open_rows()?) };
-    let report = Report { load_average, shard, egress, open };
+    let memory = plane::memory(100, &payload(1100))?;
+    let report = Report { load_average, shard, egress, open, memory };
     if has("--json") {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
@@ -137,6 +139,10 @@ fn print(report: &Report) {
             row.allocations
         );
     }
+    let plane::Memory { connection, subscription } = report.memory;
+    println!(
+        "\non the heap: {connection} bytes an idle connection, {subscription} more with video subscribed"
+    );
     if !report.egress.is_empty() {
         println!("\nthe way out alone (header, payload, seal), and the way in");
         egress::print(&report.egress, &report.open);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use str0m::media::Direction;
 use zynk_protocol::{
     CandidatePolicy, ConnectionId, ConnectionRole, ExpectedTrack, MediaKind, NodeAction, NodeEvent,
@@ -30,6 +31,8 @@ pub(crate) struct Plane {
     entries: Vec<(SocketAddr, usize)>,
     /// Whether they are copied, for somebody to read.
     copies: bool,
+    /// Octets on the heap that the shard holds, from its beginning on.
+    held: i64,
     transmitted: u64,
 }
 
@@ -51,13 +54,24 @@ impl Plane {
             arena: Vec::new(),
             entries: Vec::new(),
             copies: true,
+            held: 0,
             transmitted: 0,
         })
     }
 
     fn command(&mut self, now: Instant, action: NodeAction) {
-        self.shard.handle_input(now, Input::Command { room: self.room.clone(), action });
-        self.drain();
+        self.input(now, Input::Command { room: self.room.clone(), action });
+    }
+
+    fn input(&mut self, now: Instant, input: Input<'_>) {
+        let mut input = Some(input);
+        let held = allocation_counter::measure(|| {
+            if let Some(input) = input.take() {
+                self.shard.handle_input(now, input);
+            }
+            self.drain();
+        });
+        self.held += held.bytes_current;
     }
 
     fn drain(&mut self) {
@@ -158,16 +172,14 @@ fn expected(connection: ConnectionId, kind: MediaKind) -> ExpectedTrack {
 impl Server for Plane {
     fn handle_timeout(&mut self, now: Instant) -> Result<()> {
         if self.deadline <= now {
-            self.shard.handle_input(now, Input::Timeout);
-            self.drain();
+            self.input(now, Input::Timeout);
         }
         Ok(())
     }
 
     fn receive(&mut self, now: Instant, source: SocketAddr, payload: &mut [u8]) -> Result<()> {
         let (transport, destination) = (Transport::Udp, SERVER.into());
-        self.shard.handle_input(now, Input::Datagram { transport, source, destination, payload });
-        self.drain();
+        self.input(now, Input::Datagram { transport, source, destination, payload });
         Ok(())
     }
 
@@ -270,4 +282,29 @@ impl Fan {
     pub(crate) fn received(&self) -> u64 {
         self.clients.iter().skip(self.publishers).map(|client| client.received).sum()
     }
+}
+
+/// What connections and subscriptions hold on the heap, in octets each.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Memory {
+    /// A connection that has been up for a second, with two sections that carry nothing.
+    pub(crate) connection: i64,
+    /// A subscription to video that has run for three seconds, beyond its connection.
+    pub(crate) subscription: i64,
+}
+
+/// Measures [`Memory`] in a room of so many receivers. What the datagrams' copies take is in it.
+pub(crate) fn memory(receivers: usize, payload: &Arc<[u8]>) -> Result<Memory> {
+    let count = i64::try_from(receivers)?;
+    let held = |receivers, steps| -> Result<i64> {
+        let mut fan = Fan::new(receivers, 2, payload.clone())?;
+        for _ in 0..steps {
+            fan.forward()?;
+            fan.answer()?;
+        }
+        Ok(fan.plane.held)
+    };
+    let none = held(0, 0)?;
+    let idle = held(receivers, 0)?;
+    Ok(Memory { connection: (idle - none) / count, subscription: (held(receivers, 700)? - idle) / count })
 }

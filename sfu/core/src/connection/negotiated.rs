@@ -6,26 +6,40 @@ use super::{Connection, Mid, PayloadFormat, packet::payload_format};
 use crate::media::extensions::{ExtensionKind, ExtensionMap};
 
 /// What the payload types of a connection mean.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct NegotiatedFormats {
-    /// By payload type: the format, and whether it comes as a retransmission.
-    entries: Vec<Option<(PayloadFormat, bool)>>,
+    /// By payload type: the place in `entries`, or [`NOT_NEGOTIATED`]. A format takes much more room than a place.
+    places: [u8; PAYLOAD_TYPES],
+    /// The format, and whether it comes as a retransmission.
+    entries: Vec<(PayloadFormat, bool)>,
+}
+
+const PAYLOAD_TYPES: usize = 128;
+const NOT_NEGOTIATED: u8 = u8::MAX;
+
+impl Default for NegotiatedFormats {
+    fn default() -> Self {
+        Self { places: [NOT_NEGOTIATED; PAYLOAD_TYPES], entries: Vec::new() }
+    }
 }
 
 impl NegotiatedFormats {
     /// The format of a payload type, and whether it is that of its retransmissions.
     pub(crate) fn get(&self, payload_type: u8) -> Option<(PayloadFormat, bool)> {
-        self.entries.get(usize::from(payload_type)).copied().flatten()
+        let place = *self.places.get(usize::from(payload_type))?;
+        self.entries.get(usize::from(place)).copied()
     }
 
     /// Gives a payload type its meaning.
     pub(crate) fn set(&mut self, payload_type: u8, format: PayloadFormat, repair: bool) {
-        let index = usize::from(payload_type);
-        if self.entries.len() <= index {
-            self.entries.resize(index + 1, None);
-        }
-        if let Some(entry) = self.entries.get_mut(index) {
-            *entry = Some((format, repair));
+        let Some(place) = self.places.get_mut(usize::from(payload_type)) else { return };
+        match self.entries.get_mut(usize::from(*place)) {
+            Some(entry) => *entry = (format, repair),
+            None => {
+                // There are no more of them than payload types.
+                *place = u8::try_from(self.entries.len()).unwrap_or(NOT_NEGOTIATED);
+                self.entries.push((format, repair));
+            }
         }
     }
 }

@@ -99,7 +99,7 @@ impl Shard {
             participant: open.participant,
             role: open.role,
             late_binding: open.late_binding,
-            connection,
+            connection: Box::new(connection),
             media: MediaSession::new(self.random.random()),
             credentials: CredentialsNow { current: credentials.clone(), offered: None },
             sections: Vec::new(),
