@@ -18,7 +18,7 @@ const SOURCE_EXTENSIONS: [&str; 6] = ["rs", "ts", "tsx", "mjs", "py", "sh"];
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "helpers", "misc"];
 
 /// Crates that may name str0m, and the module in which each does.
-const STR0M_MODULES: [(&str, &str); 3] = [
+const STR0M_MODULES: [(&str, &str); 4] = [
     ("sfu/core/src", "sfu/core/src/connection"),
     ("client/src", "client/src/session"),
     ("benches/src", "benches/src/generator"),

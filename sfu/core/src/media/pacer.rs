@@ -10,6 +10,7 @@
 //!   audio ───────────┤   in each round, and last: a short packet ends a GSO send, and the round is one instant
 //!   probes, padding ─┘   only where nothing else waits
 //! ```
+//! What comes while nothing waits goes at once, as long as the rate allows.
 //! A portion is at least an equal share of what waits among the portions left, so that the rate decides how
 //! early a packet goes and never how late. Arithmetic is in whole nanoseconds of sending time and whole bytes.
 
@@ -113,6 +114,8 @@ pub struct Pacer<T> {
     debt_ns: u64,
     debt_at: Option<Instant>,
     padded_until: Option<Instant>,
+    /// Packets wait for the next portion. Until they are gone, those that come after them wait as well.
+    left_over: bool,
     /// The running or latest portion's time.
     portion_at: Option<Instant>,
     /// Packets that are still to go in the running portion, whatever the rate.
@@ -135,6 +138,7 @@ impl<T: Copy> Pacer<T> {
             debt_ns: 0,
             debt_at: None,
             padded_until: None,
+            left_over: false,
             portion_at: None,
             portion_share: 0,
             asked: false,
@@ -195,7 +199,10 @@ impl<T: Copy> Pacer<T> {
         }
         // What goes in between waits for nothing, so it has not the probe's pace and is no part of it: a frame would
         // end the probe at once, and tell nothing.
-        if self.portion_at == Some(now) && (self.portion_share > 0 || self.debt_ns < PORTION_NS) {
+        let in_portion = self.portion_at == Some(now);
+        let goes = in_portion && self.portion_share > 0
+            || (in_portion || !self.left_over) && self.debt_ns < PORTION_NS;
+        if goes {
             let packet = PACED.into_iter().find_map(|class| self.pop(now, class, None));
             if packet.is_some() {
                 self.portion_share = self.portion_share.saturating_sub(1);
@@ -205,7 +212,7 @@ impl<T: Copy> Pacer<T> {
         if let Some(packet) = self.pop(now, PacketClass::Audio, None) {
             return Some(packet);
         }
-        let pads = self.portion_at == Some(now)
+        let pads = in_portion
             && !self.prober.is_running()
             && self.padding_rate > Bitrate::ZERO
             && self.padded_until.is_none_or(|until| until <= now);
@@ -216,7 +223,13 @@ impl<T: Copy> Pacer<T> {
     fn begin_round(&mut self, now: Instant) {
         let passed = self.debt_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.debt_ns = self.debt_ns.saturating_sub(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX));
+        self.left_over = self.debt_at.is_some_and(|at| self.waits_since(at));
         self.debt_at = Some(now);
+    }
+
+    /// Whether a paced packet has been waiting since a round that ended without it.
+    fn waits_since(&self, round: Instant) -> bool {
+        self.oldest().is_some_and(|(_, at)| at <= round)
     }
 
     fn open_portion(&mut self, now: Instant) {
@@ -296,7 +309,8 @@ impl<T: Copy> Pacer<T> {
             // Nothing is filled up before the first packet.
             portion.map(|portion| self.padded_until.map_or(portion, |until| until.max(portion)))
         } else {
-            oldest.map(|at| portion.map_or(at, |portion| portion.max(at)))
+            let spread = self.debt_ns >= PORTION_NS || self.debt_at.is_some_and(|at| self.waits_since(at));
+            oldest.map(|at| portion.filter(|_| spread).map_or(at, |portion| portion.max(at)))
         };
         let probe = self.prober.next_at().filter(|_| !self.asked);
         [audio, paced, probe].into_iter().flatten().min()

@@ -79,7 +79,7 @@ fn at_a_high_rate_a_burst_goes_faster() {
 #[test]
 fn retransmissions_then_video_then_audio_which_waits_for_no_portion() {
     let at = clock();
-    let mut pacer = Pacer::new(Bitrate::kbps(100_000));
+    let mut pacer = Pacer::new(Bitrate::kbps(10_000));
     pacer.push(at(0), PacketClass::Video, 1200, 3).unwrap();
     pacer.push(at(0), PacketClass::Retransmission, 1200, 2).unwrap();
     pacer.push(at(0), PacketClass::Audio, 100, 1).unwrap();
@@ -88,6 +88,25 @@ fn retransmissions_then_video_then_audio_which_waits_for_no_portion() {
     pacer.push(at(100), PacketClass::Audio, 100, 4).unwrap();
     assert_eq!(items(&round(&mut pacer, at(100))), [4], "audio does not wait for a portion");
     assert_eq!(pacer.next_timeout(), Some(at(1000)));
+}
+
+#[test]
+fn what_comes_while_nothing_waits_goes_at_once_as_long_as_the_rate_allows() {
+    let at = clock();
+    // 25,000 bytes a millisecond.
+    let mut pacer = Pacer::new(Bitrate::kbps(200_000));
+    for packet in 0..20 {
+        let now = at(u64::from(packet) * 100);
+        pacer.push(now, PacketClass::Video, 1200, packet).unwrap();
+        assert_eq!(pacer.next_timeout(), Some(now));
+        assert_eq!(items(&round(&mut pacer, now)), [packet]);
+    }
+    for packet in 100..160 {
+        pacer.push(at(2_000), PacketClass::Video, 1200, packet).unwrap();
+    }
+    assert!(!round(&mut pacer, at(2_000)).is_empty());
+    pacer.push(at(2_500), PacketClass::Video, 1200, 200).unwrap();
+    assert_eq!(items(&round(&mut pacer, at(2_500))), [], "it waits behind those that wait");
 }
 
 #[test]
