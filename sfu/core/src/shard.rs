@@ -192,6 +192,12 @@ impl Shard {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Output<'_> {
+        // Many receivers are served before the shell sends: both find their code and data in the caches.
+        while self.outbox.has_room()
+            && let Some(key) = self.media_dirty.pop()
+        {
+            self.serve_media(key);
+        }
         let entry = loop {
             if let Some(entry) = self.outbox.next() {
                 break entry;

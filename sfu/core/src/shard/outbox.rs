@@ -18,6 +18,9 @@ const RUN_BYTES_MAX: usize = 65_487;
 /// The most segments of one send (Linux, `UDP_MAX_SEGMENTS` before 6.9).
 const RUN_DATAGRAMS_MAX: usize = 64;
 
+/// So much is written before the shell gets any of it: what fits into a core's own cache.
+const BATCH_BYTES: usize = 64 * 1024;
+
 /// Datagrams that wait for the shell to take them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -54,6 +57,11 @@ impl Entry {
 }
 
 impl Outbox {
+    /// Whether more is to be written before any of it is taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.used < BATCH_BYTES
+    }
+
     /// Room for one datagram. It counts once [`Self::commit`] says how long it is.
     pub(super) fn buffer(&mut self) -> &mut [u8] {
         let end = self.used + DATAGRAM_BYTES_MAX;
