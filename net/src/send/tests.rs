@@ -278,3 +278,70 @@ fn buffers_are_granted_or_told() {
     assert!(socket.send_buffer_bytes().unwrap() >= 50_000);
     assert!(socket.recv_buffer_bytes().unwrap() < 1_000_000, "the option is obeyed");
 }
+
+#[test]
+fn a_run_leaves_at_once_without_a_copy() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let mut batch = SendBatch::new();
+    let run: Vec<u8> =
+        (0u8..5).flat_map(|number| vec![number; if number < 4 { 1000 } else { 300 }]).collect();
+    batch.send(&mut a, b.local_addr(), None, (&run, 1000), Instant::now());
+    assert!(batch.is_empty());
+    assert_eq!((batch.stats().datagrams_sent, batch.stats().bytes_sent), (5, 4300));
+    let received: Vec<Vec<u8>> = receive(&mut b, 5).into_iter().map(|(.., payload)| payload).collect();
+    assert_eq!(received, run.chunks(1000).map(<[u8]>::to_vec).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_run_that_the_kernel_does_not_take_waits_and_keeps_its_place() {
+    let now = Instant::now();
+    let mut kernel = Scripted::new([Some(EAGAIN)]);
+    let mut batch = SendBatch::new();
+    batch.send_to(&mut kernel, address(5), None, (b"aabbc", 2), now);
+    batch.send_to(&mut kernel, address(5), None, (b"dd", 2), now);
+    assert_eq!((batch.len(), kernel.taken.len()), (4, 0), "what comes after it waits as well");
+    batch.flush_to(&mut kernel, now);
+    let taken: Vec<u8> = kernel.taken.iter().flat_map(|(_, contents, _)| contents.clone()).collect();
+    assert_eq!(taken, b"aabbcdd");
+    assert_eq!((batch.stats().datagrams_sent, batch.stats().dropped()), (4, 0));
+}
+
+#[test]
+fn a_run_whose_segmentation_is_refused_goes_one_by_one() {
+    let now = Instant::now();
+    let mut kernel = Scripted::new([Some(EIO), Some(EIO)]);
+    let mut batch = SendBatch::new();
+    batch.send_to(&mut kernel, address(5), None, (b"aabbc", 2), now);
+    batch.flush_to(&mut kernel, now);
+    let sizes: Vec<Option<usize>> = kernel.taken.iter().map(|(_, _, segment)| *segment).collect();
+    assert_eq!(sizes, [None, None, None]);
+    assert_eq!(batch.stats().datagrams_sent, 3);
+}
+
+#[test]
+fn impossible_runs_are_counted_and_never_reach_the_kernel() {
+    let mut kernel = Scripted::new([]);
+    let mut batch = SendBatch::new();
+    batch.send_to(&mut kernel, "224.0.0.1:5".parse().unwrap(), None, (b"aab", 2), Instant::now());
+    batch.send_to(&mut kernel, address(5), None, (b"", 2), Instant::now());
+    assert_eq!((batch.stats().dropped_unreachable, kernel.taken.len(), batch.len()), (2, 0, 0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernel_tells_when_a_datagram_came() {
+    use std::time::SystemTime;
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let unix = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let before = unix();
+    let mut batch = SendBatch::new();
+    batch.push(b.local_addr(), None, b"x");
+    batch.flush(&mut a, Instant::now());
+    let mut poll = Poll::new().unwrap();
+    poll.registry().register(&mut b, Token(0), Interest::READABLE).unwrap();
+    poll.poll(&mut Events::with_capacity(1), Some(Duration::from_secs(5))).unwrap();
+    let mut received = RecvBatch::new();
+    received.recv(&b).unwrap();
+    let arrived = received.datagrams_mut().next().unwrap().arrived.unwrap();
+    assert!((before..=unix()).contains(&arrived), "{before:?} {arrived:?}");
+}

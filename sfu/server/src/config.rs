@@ -42,9 +42,10 @@ pub struct SfuConfig {
     /// Send buffer of each UDP socket. The kernel caps it at `net.core.wmem_max` unless the
     /// process has CAP_NET_ADMIN.
     pub udp_send_buffer_bytes: usize,
-    /// How long a worker lets datagrams wait at least, to send more of them at once; at most 20 ms.
+    /// How long a worker lets datagrams wait at least, to send more of them at once. At most 20 ms.
     pub hold_back_ms_min: u64,
-    /// The same at full load; below 30 % of it, nothing waits longer than `hold_back_ms_min`. At most 20 ms.
+    /// How long a worker that is busy for 70 % of its time or more lets datagrams wait, to send more of them at
+    /// once. One that is busy for less than 30 % waits `hold_back_ms_min`. At most 20 ms.
     pub hold_back_ms_max: u64,
     /// Most ICE-TCP connections. Further ones are refused.
     pub tcp_connections_max: usize,
