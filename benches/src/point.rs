@@ -16,6 +16,8 @@ use crate::{
     machine::{self, CoreTimes, CpuTimes},
 };
 
+/// Between a publisher's packets of audio.
+const AUDIO_INTERVAL: Duration = Duration::from_millis(20);
 /// Time between the last join and the first window: bandwidth estimates rise, keyframes arrive.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -69,18 +71,22 @@ impl Topology {
         let (rooms, publishers, receivers, each) = self.shape();
         let mut joins = Joins::default();
         for room in 0..rooms {
-            let mut participant = |name: String, role| {
+            let participant = |generator: &mut Generator, name: String, role| {
                 let room = format!("{prefix}{room}");
                 generator.join(Participant { room, name, group, role })
             };
             for number in 0..publishers {
-                joins.publishers.push(participant(format!("publisher{number}"), Role::Publish(load))?);
+                let name = format!("publisher{number}");
+                joins.publishers.push(participant(generator, name, Role::Publish(load))?);
             }
             for number in 0..receivers {
                 let audio = if load.audio { each } else { 0 };
                 let video = if load.video { each } else { 0 };
                 let role = Role::Receive { audio, video, wait_for_media: true };
-                joins.receivers.push(participant(format!("receiver{number}"), role)?);
+                // The last one's join ended with a packet: without a pause of any length, each would begin in step with
+                // the publisher.
+                generator.run(AUDIO_INTERVAL * (number as u32 * 37 % 100) / 100)?;
+                joins.receivers.push(participant(generator, format!("receiver{number}"), role)?);
             }
         }
         Ok(joins)
