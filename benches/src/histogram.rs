@@ -85,7 +85,7 @@ fn upper(bucket: usize) -> u64 {
     }
     let exponent = bucket / per_octave - 1;
     let mantissa = (bucket - exponent * per_octave) as u64;
-    ((mantissa + 1) << exponent) - 1
+    (mantissa << exponent) | ((1 << exponent) - 1)
 }
 
 #[cfg(test)]
