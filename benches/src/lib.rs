@@ -12,6 +12,7 @@
 //! - [`floor`]: the least that a server could do for the same packets, on the same core.
 //! - [`machine`]: cores, clocks, CPU time and memory of processes.
 //! - [`server`], [`janus`]: our own binary and Janus as child processes.
+//! - [`median`]: the figure in the middle.
 //! - [`point`]: who is in which room, and the figures of a server that serves them.
 
 pub mod floor;
@@ -19,5 +20,6 @@ pub mod generator;
 pub mod histogram;
 pub mod janus;
 pub mod machine;
+pub mod median;
 pub mod point;
 pub mod server;

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::Serialize;
+use zynk_benches::{machine, median::median};
 use zynk_net::{RecvBatch, SendBatch, SocketOptions, UdpSocket};
 
 /// Receivers, as in a room of medium size.
@@ -84,13 +85,13 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Report {
     /// Of one, five and fifteen minutes, when the run began.
-    load_average: Option<String>,
+    load_average: String,
     rows: Vec<Row>,
 }
 
 fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
-    let load_average = std::fs::read_to_string("/proc/loadavg").ok().map(|line| line.trim().to_owned());
+    let load_average = machine::load_average();
     let mut bench = Bench::new()?;
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); PARTS.len()];
     for _ in 0..ROUNDS {
@@ -106,7 +107,7 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
-    println!("load average {}", report.load_average.as_deref().unwrap_or("unknown"));
+    println!("load average {}", report.load_average);
     println!("{RECEIVERS} receivers, {PAYLOAD_BYTES} B, median of {ROUNDS} rounds of {DATAGRAMS} datagrams");
     println!("{:<24} {:>16} {:>7}", "part", "ns per datagram", "ratio");
     for row in report.rows {
@@ -243,9 +244,4 @@ enum Half {
 
 fn bind() -> Result<UdpSocket> {
     UdpSocket::bind("127.0.0.1:0".parse()?, SocketOptions::default()).context("binding a socket on loopback")
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

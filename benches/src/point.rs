@@ -14,6 +14,7 @@ use crate::{
     generator::{Generator, Group, Joined, Load, Participant, Role, Window},
     histogram::Percentiles,
     machine::{self, CoreTimes, CpuTimes},
+    median::median,
 };
 
 /// Between a publisher's packets of audio.
@@ -230,7 +231,7 @@ pub fn measure(
     Ok(Row {
         server: server.to_owned(),
         point: topology.to_string(),
-        median: median(&figures),
+        median: middle(&figures),
         windows: figures,
         threads: pid.map_or(0, |pid| CpuTimes::of(pid).threads()),
         join_ms: [at(0.5), at(0.95)],
@@ -274,11 +275,10 @@ fn one_window(pid: Option<u32>, generator: &mut Generator, duration: Duration) -
     Ok((figures, window))
 }
 
-fn median(figures: &[Figures]) -> Figures {
+fn middle(figures: &[Figures]) -> Figures {
     let of = |part: fn(&Figures) -> f64| {
         let mut values: Vec<f64> = figures.iter().map(part).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        median(&mut values)
     };
     Figures {
         packets_per_second: of(|f| f.packets_per_second),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::Serialize;
+use zynk_benches::median::median;
 use zynk_sfu_core::media::{
     egress::{EgressConfig, EgressStream, Outgoing, PATCH_BYTES_MAX, PayloadPatch, RtxConfig},
     extensions::{ExtensionKind, ExtensionMap, SendTime},
@@ -407,9 +408,4 @@ fn measure_open(profile: Profile, payload_bytes: usize) -> Result<OpenRow> {
         ns: median(&mut rounds),
         allocations: allocations as f64 / (ROUNDS * samples_a_round * SAMPLE_PACKETS) as f64,
     })
-}
-
-pub(crate) fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -19,9 +19,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use zynk_benches::{machine, median::median};
 use zynk_sfu_core::media::srtp::Profile;
 
-use egress::{Bare, ROUNDS, STRIDE, median};
+use egress::{Bare, ROUNDS, STRIDE};
 use plane::Fan;
 use rtp_mode::RtpMode;
 
@@ -58,14 +59,14 @@ struct Row {
     bare_seal_ns: Option<f64>,
     /// Of `ns` to the bare seal.
     ratio: Option<f64>,
-    /// Per packet and receiver, publisher's and receivers' feedback included.
-    allocations: f64,
+    /// Per packet and receiver, publisher's and receivers' feedback included; none where nobody counted.
+    allocations: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     /// Of one, five and fifteen minutes, when the run began.
-    load_average: Option<String>,
+    load_average: String,
     shard: Vec<Row>,
     egress: Vec<egress::Row>,
     open: Vec<egress::OpenRow>,
@@ -81,7 +82,7 @@ fn main() -> Result<()> {
     if let Some(at) = arguments.iter().position(|argument| argument == "--case") {
         return instructions::run(arguments.get(at + 1..).unwrap_or_default());
     }
-    let load_average = std::fs::read_to_string("/proc/loadavg").ok().map(|line| line.trim().to_owned());
+    let load_average = machine::load_average();
     let quick = has("--quick");
     let mut shard = Vec::new();
     for (receivers, bytes) in [(1, 1100), (10, 1100), (100, 1100), (500, 1100), (100, 100)] {
@@ -107,7 +108,7 @@ fn main() -> Result<()> {
 }
 
 fn print(report: &Report) {
-    println!("load average {}", report.load_average.as_deref().unwrap_or("unknown"));
+    println!("load average {}", report.load_average);
     println!(
         "{:<14} {:<10} {:>9} {:>6} {:>8} {:>7} {:>9} {:>10} {:>6} {:>12}",
         "what",
@@ -126,7 +127,7 @@ fn print(report: &Report) {
     };
     for row in &report.shard {
         println!(
-            "{:<14} {:<10} {:>9} {:>6} {:>8} {:>7.0} {:>9.0} {:>10} {:>6} {:>12.4}",
+            "{:<14} {:<10} {:>9} {:>6} {:>8} {:>7.0} {:>9.0} {:>10} {:>6} {:>12}",
             row.what,
             format!("{:?}", row.receivers_are).to_lowercase(),
             row.receivers,
@@ -136,7 +137,7 @@ fn print(report: &Report) {
             row.feedback_ns,
             or_dash(row.bare_seal_ns, 0),
             or_dash(row.ratio, 2),
-            row.allocations
+            or_dash(row.allocations, 4)
         );
     }
     let plane::Memory { connection, subscription } = report.memory;
@@ -202,7 +203,7 @@ fn silent(receivers: usize, sections: usize, bytes: usize) -> Result<Row> {
         feedback_ns: 0.0,
         bare_seal_ns: Some(bare_seal),
         ratio: Some(ns / bare_seal),
-        allocations: allocations as f64 / (ROUNDS * SLICES * steps * receivers) as f64,
+        allocations: Some(allocations as f64 / (ROUNDS * SLICES * steps * receivers) as f64),
     })
 }
 
@@ -258,7 +259,7 @@ fn answering(receivers: usize, sections: usize, bytes: usize) -> Result<[Row; 2]
         feedback_ns: median(&mut times.iter().map(|(_, feedback)| *feedback).collect::<Vec<_>>()),
         bare_seal_ns: None,
         ratio: None,
-        allocations: allocations.map_or(f64::NAN, |count| count as f64 / packets as f64),
+        allocations: allocations.map(|count| count as f64 / packets as f64),
     };
     Ok([row("zynk", &ours, Some(allocations)), row("str0m RTP mode", &theirs, None)])
 }

@@ -48,7 +48,7 @@ impl Entry {
             && self.path == path
             && self.start + self.len == start
             && self.len + len <= RUN_BYTES_MAX
-            && self.len < RUN_DATAGRAMS_MAX.saturating_sub(1) * self.segment_bytes + 1;
+            && self.len <= (RUN_DATAGRAMS_MAX - 1) * self.segment_bytes;
         if fits {
             self.len += len;
         }
