@@ -152,8 +152,9 @@ impl std::fmt::Display for Flood {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{:.0} invalid packets/s of {PACKET_BYTES} octets from the {:?} source against one room; another room, mesh 6:",
-            self.packets_per_second, self.source
+            "{:.0} invalid packets/s of {PACKET_BYTES} octets from the {} source against one room; another room, mesh 6:",
+            self.packets_per_second,
+            if self.source == Source::Wrong { "wrong" } else { "right" }
         )?;
         write!(
             f,
