@@ -34,7 +34,7 @@ use packet::{NegotiatedOnly, payload_format};
 
 pub(crate) use keys::SessionKeys;
 pub(crate) use negotiated::{NegotiatedFormats, PayloadTypes};
-pub(crate) use packet::{Codec, MediaPacket, PayloadFormat, PictureIds, red_primary};
+pub(crate) use packet::{Codec, MediaPacket, PacketHead, PayloadFormat, PictureIds, red_primary};
 pub(crate) use str0m::media::{Mid, Rid};
 
 /// str0m's own reports are about streams that it does not carry, and are dropped: they are set out of the way.

@@ -12,7 +12,7 @@ use std::{
 use zynk_protocol::TrackQuality;
 
 use crate::{
-    connection::{Codec, MediaPacket},
+    connection::{Codec, MediaPacket, PacketHead},
     dependency_descriptor::DescriptorReader,
 };
 
@@ -133,7 +133,7 @@ impl LayerSelector {
     }
 
     /// Decides on a packet, with `target` as the highest layer that is wanted.
-    pub(crate) fn select(&mut self, packet: &MediaPacket<'_>, layer: Layer, target: u8) -> LayerSelection {
+    pub(crate) fn select(&mut self, packet: &PacketHead, layer: Layer, target: u8) -> LayerSelection {
         let mut known = self.picture(packet.timestamp, target.max(self.lowest));
         if known.is_none() && packet.keyframe {
             // The publisher's clock was set back.
@@ -214,7 +214,7 @@ mod tests {
         refresh: bool,
         target: u8,
     ) -> LayerSelection {
-        let packet = MediaPacket::unreceived(Codec::Av1, 1, picture * 3000, &[1]);
+        let packet = MediaPacket::unreceived(Codec::Av1, 1, picture * 3000, &[1]).head();
         selector.select(&packet, Layer { spatial, refresh, frame_end: true }, target)
     }
 
@@ -283,13 +283,13 @@ mod tests {
     fn a_clock_that_is_set_back_starts_again_at_a_keyframe() {
         let mut selector = LayerSelector::default();
         let layer = Layer { spatial: 0, refresh: true, frame_end: true };
-        let packet = |timestamp| MediaPacket::unreceived(Codec::Vp9, 1, timestamp, &[0x28, 0, 0]);
+        let packet = |timestamp| MediaPacket::unreceived(Codec::Vp9, 1, timestamp, &[0x28, 0, 0]).head();
         selector.start(Some(layer));
         assert!(is_sent(selector.select(&packet(1 << 30), layer, TOP_LAYER)));
-        let delta = MediaPacket { keyframe: false, ..packet(7) };
+        let delta = PacketHead { keyframe: false, ..packet(7) };
         assert_eq!(selector.select(&delta, Layer { refresh: false, ..layer }, TOP_LAYER), Drop);
         assert!(is_sent(selector.select(&packet(7), layer, TOP_LAYER)));
-        assert!(is_sent(selector.select(&MediaPacket { timestamp: 3007, ..delta }, layer, TOP_LAYER)));
+        assert!(is_sent(selector.select(&PacketHead { timestamp: 3007, ..delta }, layer, TOP_LAYER)));
     }
 
     #[test]

@@ -10,12 +10,15 @@
 
 mod backup;
 mod commands;
+mod deliver;
+mod deliveries;
 mod forward;
 mod media;
 mod negotiate;
 mod outbox;
 mod reports;
 mod timers;
+mod transmission;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -41,6 +44,7 @@ use crate::{
     track::Track,
 };
 
+use deliveries::Deliveries;
 use outbox::Outbox;
 
 /// Index of a connection in the shard.
@@ -75,6 +79,8 @@ pub struct Shard {
     /// Subscriptions to tracks that have not started.
     waiting: FxHashMap<TrackSid, Vec<SubscriptionKey>>,
     demux: Demux<EndpointKey>,
+    /// Packets that came, for those who are to get them.
+    deliveries: Deliveries,
     outbox: Outbox,
     events: VecDeque<(RoomSid, NodeEvent)>,
     /// Connections and media sessions that have something to say.
@@ -154,6 +160,7 @@ impl Shard {
             subscriptions: Slab::new(),
             waiting: FxHashMap::default(),
             demux: Demux::new(),
+            deliveries: Deliveries::default(),
             outbox: Outbox::default(),
             events: VecDeque::new(),
             dirty: Vec::new(),
@@ -185,7 +192,10 @@ impl Shard {
                 }
                 self.demux.remove_address(Transport::Tcp, source);
             }
-            Input::Command { room, action } => self.handle_command(room, action),
+            Input::Command { room, action } => {
+                self.deliver_all();
+                self.handle_command(room, action);
+            }
             Input::Timeout => self.handle_timers(),
         }
     }
@@ -193,6 +203,7 @@ impl Shard {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Output<'_> {
         // Many receivers are served before the shell sends: both find their code and data in the caches.
+        self.deliver();
         while self.outbox.has_room()
             && let Some(key) = self.media_dirty.pop()
         {
@@ -205,7 +216,9 @@ impl Shard {
             if let Some((room, event)) = self.events.pop_front() {
                 return Output::Event { room, event };
             }
-            if let Some(key) = self.media_dirty.pop() {
+            if !self.deliveries.is_empty() {
+                self.deliver();
+            } else if let Some(key) = self.media_dirty.pop() {
                 self.serve_media(key);
             } else if let Some(key) = self.dirty.pop() {
                 self.flush(key);

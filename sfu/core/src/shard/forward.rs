@@ -1,22 +1,14 @@
 //! The way of media through the shard, and of keyframe requests back.
 
-use std::{
-    cell::Cell,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use zynk_protocol::{ConnectionState, MediaKind};
+use zynk_protocol::ConnectionState;
 
-use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, deliveries::Arrived};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
-    forwarder::Arrival,
-    media::{
-        pacer::PacketClass,
-        store::{FrameInfo, PacketInfo},
-    },
+    media::store::{FrameInfo, PacketInfo},
     selector::Selector,
     track::Source,
 };
@@ -54,94 +46,67 @@ impl Shard {
         if track.muted {
             return;
         }
+        let encoding = index;
         if let Source::Replaced(replaced) = source {
-            if replaced != packet.source {
-                publisher.media.upstream.forget_source(replaced);
-                publisher.sources_replaced += 1;
-            }
-            for key in &track.subscribers {
-                if let Some(subscription) = self.subscriptions.get_mut(key.0) {
-                    subscription.follow_encoding(index);
-                }
-            }
+            // What came of it before still goes out as its own.
+            self.deliver_all();
+            self.replace_encoding(from, key, encoding, (replaced, packet.source));
         }
-        if publisher.sources_replaced > SOURCES_REPLACED_MAX {
+        let publisher = self.endpoints.get(from.0);
+        if publisher.is_none_or(|publisher| publisher.sources_replaced > SOURCES_REPLACED_MAX) {
             tracing::debug!("a connection that changes its sources without end");
             self.close(from, Some(ConnectionState::Failed));
             return;
         }
+        self.queue(key, encoding, &packet, highest_layer);
+    }
+
+    /// An encoding comes from another source from now on.
+    fn replace_encoding(&mut self, from: EndpointKey, key: TrackKey, encoding: usize, sources: (u32, u32)) {
+        let (before, after) = sources;
+        if let Some(publisher) = self.endpoints.get_mut(from.0)
+            && before != after
+        {
+            publisher.media.upstream.forget_source(before);
+            publisher.sources_replaced += 1;
+        }
+        let Some(track) = self.tracks.get(key.0) else { return };
+        for key in &track.subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(key.0) {
+                subscription.follow_encoding(encoding);
+            }
+        }
+    }
+
+    /// Keeps a packet in its track's store and has it delivered to all who receive the track.
+    fn queue(&mut self, key: TrackKey, index: usize, packet: &MediaPacket<'_>, highest_layer: u8) {
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
         let active = track.active();
         let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
         let Some(encoding) = track.encodings.get_mut(index) else { return };
-        let Ok(handle) = encoding.store.insert(packet_info(now, &packet), descriptor, &packet.payload) else {
-            return;
-        };
+        let info = packet_info(self.now, packet);
+        let Ok(handle) = encoding.store.insert(info, descriptor, &packet.payload) else { return };
         if let Some(targets) = packet.targets {
             encoding.targets.push(handle, targets);
         }
-        let arrival = Arrival {
-            kind: track.kind,
-            packet: &packet,
-            handle,
-            encoding: index,
-            active: &active,
-            highest_layer,
+        let arrived = Arrived {
+            track: key,
             track_serial: track.serial,
+            kind: track.kind,
+            encoding: index,
+            handle,
+            head: packet.head(),
+            bytes: packet.payload.len() + OVERHEAD_BYTES_ASSUMED,
+            active,
+            highest_layer,
         };
-        let class = match track.kind {
-            MediaKind::Audio => PacketClass::Audio,
-            MediaKind::Video => PacketClass::Video,
-        };
-        let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
-        let mut keyframes = Vec::new();
-        let mut unsupported = Vec::new();
-        let mut faulty = Vec::new();
-        let mut receivers = track.subscribers.iter();
-        let (subscriptions, endpoints, media_dirty) =
-            (&mut self.subscriptions, &mut self.endpoints, &mut self.media_dirty);
-        let current = Cell::new(None);
-        let mut to_all = || {
-            for subscription_key in receivers.by_ref() {
-                let Some(subscription) = subscriptions.get_mut(subscription_key.0) else { continue };
-                if !subscription.is_flowing() {
-                    continue;
-                }
-                let receiver_key = subscription.subscriber;
-                let Some(receiver) = endpoints.get_mut(receiver_key.0) else { continue };
-                if receiver.media.protection.is_none() {
-                    continue;
-                }
-                current.set(Some(receiver_key));
-                let outcome = subscription.forward(now, *subscription_key, arrival, &receiver.connection);
-                if let Some(encoding) = outcome.keyframe
-                    && !keyframes.contains(&encoding)
-                {
-                    keyframes.push(encoding);
-                }
-                if outcome.unsupported {
-                    unsupported.push(*subscription_key);
-                }
-                let Some(queued) = outcome.queued else { continue };
-                receiver.media.downstream.push(now, class, bytes, queued);
-                if !receiver.media.dirty {
-                    receiver.media.dirty = true;
-                    media_dirty.push(receiver_key);
-                }
-            }
-        };
-        // One that fails is ended; the others after it get their packet.
-        while catch_unwind(AssertUnwindSafe(&mut to_all)).is_err() {
-            faulty.extend(current.take());
-        }
-        for receiver in faulty {
-            self.end_faulty(receiver);
-        }
-        for encoding in keyframes {
-            self.want_keyframe(key, encoding, Duration::ZERO);
-        }
-        for subscription in unsupported {
-            self.replace_source(subscription);
-        }
+        let (subscriptions, endpoints) = (&self.subscriptions, &self.endpoints);
+        let receivers = track.subscribers.iter().filter_map(|key| {
+            let subscription = subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+            let receiver = endpoints.get(subscription.subscriber.0)?;
+            receiver.media.protection.is_some().then_some((subscription.subscriber, *key))
+        });
+        self.deliveries.push(arrived, receivers);
     }
 
     /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
@@ -200,7 +165,7 @@ impl Shard {
         }
     }
 
-    fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+    pub(super) fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
         let now = self.now;
         let Some(track) = self.tracks.get_mut(key.0) else { return };
         let rtt = self.endpoints.get(track.publisher.0).and_then(|publisher| publisher.media.rtt());

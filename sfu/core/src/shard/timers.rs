@@ -63,6 +63,7 @@ impl Shard {
         }
         if self.next_tick <= self.now {
             self.next_tick = self.now + TICK;
+            self.deliver_all();
             self.expire();
             self.repeat_keyframe_requests();
             self.move_to_backups();
