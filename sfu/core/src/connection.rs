@@ -107,11 +107,11 @@ pub(crate) struct OwnedTransmit {
 /// The way between us and the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    pub(crate) transport: Transport,
-    /// Ours.
-    pub(crate) local: SocketAddr,
     /// Theirs.
     pub(crate) remote: SocketAddr,
+    /// Ours.
+    pub(crate) local: SocketAddr,
+    pub(crate) transport: Transport,
 }
 
 #[derive(Debug)]

@@ -250,6 +250,8 @@ impl Worker {
                 Ok(count) => {
                     taken += count.max(1);
                     undrained += count;
+                    // What comes now is reported anew.
+                    self.udp_readable = !self.received.is_drained();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.udp_readable = false;
