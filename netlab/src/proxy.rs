@@ -15,7 +15,7 @@
 //! let target = UdpSocket::bind("127.0.0.1:0")?;
 //! let delay = Duration::from_millis(30);
 //! let proxy = Proxy::bind(ProxyConfig {
-//!     upstream: LinkConfig { delay, ..LinkConfig::IDEAL },
+//!     upstream: LinkConfig::delayed(delay),
 //!     ..ProxyConfig::new("127.0.0.1:0".parse()?, target.local_addr()?)
 //! })?;
 //! let address = proxy.local_addrs()[0];

@@ -86,6 +86,13 @@ impl LinkConfig {
         repeat: None,
     };
 
+    /// Changes nothing and takes this time.
+    pub const fn delayed(delay: Duration) -> Self {
+        let mut config = Self::IDEAL;
+        config.delay = delay;
+        config
+    }
+
     /// Whether the values go together.
     pub fn check(&self) -> Result<(), LinkConfigError> {
         let last = self.steps.iter().map(|step| step.at).max().unwrap_or_default();

@@ -75,7 +75,7 @@ impl Lab {
 
 #[test]
 fn delays_are_kept_to_a_fraction_of_a_millisecond() {
-    let link = |us| LinkConfig { delay: Duration::from_micros(us), ..LinkConfig::IDEAL };
+    let link = |us| LinkConfig::delayed(Duration::from_micros(us));
     let (upstream, downstream) = (link(10_300), link(5_200));
     let lab = Lab::start(ProxyConfig { upstream, downstream, ..ProxyConfig::default() });
     let client = lab.client();
@@ -242,8 +242,8 @@ fn idle_clients_are_forgotten_and_may_come_back() {
 
 #[test]
 fn what_all_links_hold_is_bounded_and_given_back() {
-    let delay = Duration::from_secs(3600);
-    let upstream = LinkConfig { delay, ..LinkConfig::IDEAL };
+    let hold = LinkConfig::delayed(Duration::from_secs(3600));
+    let upstream = hold.clone();
     // Nobody is forgotten while the test looks.
     let idle = Duration::from_secs(3600);
     let lab = Lab::start(ProxyConfig { upstream, held_bytes_max: 5000, idle, ..ProxyConfig::default() });
@@ -255,7 +255,6 @@ fn what_all_links_hold_is_bounded_and_given_back() {
     assert_eq!((stats.upstream.held, stats.overflow), (4, 16));
 
     let lab = Lab::start(ProxyConfig { held_bytes_max: 5000, idle: ms(40), ..ProxyConfig::default() });
-    let hold = LinkConfig { delay, ..LinkConfig::IDEAL };
     lab.running.controller().set_links(hold, LinkConfig::IDEAL).unwrap();
     let client = lab.client();
     client.send(&[0; 4500]).unwrap();

@@ -18,10 +18,11 @@ use str0m::{
     media::{Direction, MediaKind, Mid, Pt},
     rtp::{ExtensionValues, RawPacket, RtpWrite, SeqNo, rtcp::Rtcp},
 };
+use zynk_netlab::LinkConfig;
 
 use crate::{
     forwarder::{ADDRESS, Forwarder},
-    link::{Link, LinkConfig},
+    link::Link,
     peer::{CONNECT_MAX, Peer},
     traffic::{AUDIO_CID, Frames, Load, Numbers, Source, Stream, VIDEO_CID},
 };
@@ -29,8 +30,7 @@ use crate::{
 pub(crate) const PUBLISHER: ([u8; 4], u16) = ([10, 0, 0, 1], 4000);
 const RECEIVER: ([u8; 4], u16) = ([10, 0, 0, 2], 4000);
 /// The links that are not under test.
-const CLEAN: LinkConfig =
-    LinkConfig { loss: 0.0, delay: Duration::from_millis(5), jitter: Duration::ZERO, bottleneck: None };
+const CLEAN: LinkConfig = LinkConfig::delayed(Duration::from_millis(5));
 /// Until then the estimates may differ.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// Then they are compared for so long.
