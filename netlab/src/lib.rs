@@ -18,14 +18,17 @@
 //! ```
 //!
 //! - [`Link`]: the model, one direction, sans-IO. A seed and the times of its inputs decide what it does.
+//! - [`FlowLink`]: the same for simulations, with random numbers of its own for each flow.
 //! - [`proxy`] (feature `proxy`): a UDP proxy on real sockets whose datagrams pass such links, and the program
 //!   `netlab` around it (`docs/how-to/netlab.md`).
 
+mod flows;
 mod link;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 mod units;
 
+pub use flows::FlowLink;
 pub use link::{
     DATAGRAM_COST_BYTES, DelayHistogram, DelayPercentiles, Delivery, GilbertElliott, HELD_BYTES_MAX,
     JitterDistribution, Link, LinkConfig, LinkConfigError, LinkStats, Loss, QUEUE_TIME_DEFAULT,

@@ -48,10 +48,10 @@ fn both(link: &LinkConfig, load: Load, seed: u64) -> [Outcome; 2] {
     let now = Instant::now();
     // str0m draws SSRCs and ICE credentials from the thread's generator.
     fastrand::seed(seed);
-    let ours = Call::run(now, Ours::new(now, seed), link.clone(), seed, load);
+    let ours = Call::run(now, Ours::new(now, seed), link, seed, load);
     fastrand::seed(seed);
     let reference = Reference::new(now, PUBLISHER.into(), load.need_kbps());
-    [ours, Call::run(now, reference, link.clone(), seed, load)]
+    [ours, Call::run(now, reference, link, seed, load)]
 }
 
 /// The mean of the estimates in kbit/s, each counted up to a limit in multiples of the need.

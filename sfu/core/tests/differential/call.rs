@@ -91,7 +91,7 @@ struct Formats {
 
 impl<F: Forwarder> Call<F> {
     /// Connects both clients, sends audio and video, and returns what came of it.
-    pub(crate) fn run(now: Instant, forwarder: F, link: LinkConfig, seed: u64, load: Load) -> Outcome {
+    pub(crate) fn run(now: Instant, forwarder: F, link: &LinkConfig, seed: u64, load: Load) -> Outcome {
         let publisher = Peer::new(now, PUBLISHER.into(), |config| config);
         let receiver = Peer::new(now, RECEIVER.into(), |config| config.enable_raw_packets(true));
         let formats = {
@@ -107,9 +107,9 @@ impl<F: Forwarder> Call<F> {
             forwarder,
             publisher,
             receiver,
-            uplinks: [Link::new(CLEAN, 0), Link::new(CLEAN, 0)],
-            downlink: Link::new(link, seed),
-            publisher_downlink: Link::new(CLEAN, 0),
+            uplinks: [Link::new(&CLEAN, 0, now), Link::new(&CLEAN, 0, now)],
+            downlink: Link::new(link, seed, now),
+            publisher_downlink: Link::new(&CLEAN, 0, now),
             formats,
             sources: Vec::new(),
             frames: BTreeMap::new(),
