@@ -21,6 +21,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
 pub struct LiveServer {
     child: Child,
     http_port: u16,
+    udp_ports: Vec<u16>,
     log: tempfile::NamedTempFile,
 }
 
@@ -55,7 +56,7 @@ impl LiveServer {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let output = child.stdout.take().unwrap();
-        let mut server = Self { child, http_port: 0, log };
+        let mut server = Self { child, http_port: 0, udp_ports: Vec::new(), log };
         let (sender, lines) = mpsc::channel();
         // Reads on for as long as the server lives, so that it never blocks on a full pipe.
         std::thread::spawn(move || {
@@ -67,7 +68,8 @@ impl LiveServer {
             panic!("the server printed no ports:\n{}", server.log());
         };
         let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
-        server.http_port = u16::try_from(ports["http"].as_u64().unwrap()).unwrap();
+        server.http_port = port(&ports["http"]);
+        server.udp_ports = ports["udp"].as_array().unwrap().iter().map(port).collect();
         server
     }
 
@@ -100,6 +102,11 @@ impl LiveServer {
         format!("127.0.0.1:{}", self.http_port)
     }
 
+    /// Its ports for media over UDP.
+    pub fn udp_ports(&self) -> Vec<u16> {
+        self.udp_ports.clone()
+    }
+
     /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -129,6 +136,10 @@ impl Drop for LiveServer {
             eprintln!("--- the server's log ends with:\n{}", self.log());
         }
     }
+}
+
+fn port(value: &serde_json::Value) -> u16 {
+    u16::try_from(value.as_u64().unwrap()).unwrap()
 }
 
 /// A token of the development keys that lets `identity` join `room` and change its own metadata.

@@ -141,7 +141,7 @@ impl Display for ProxyStats {
         for (name, [upstream, downstream]) in rows {
             writeln!(f, "{name:<20}{upstream:>20}{downstream:>20}")?;
         }
-        let mut last = format!("{seconds:.1} s, {} clients", self.clients_total);
+        let mut last = format!("{seconds:.1} s, clients: {}", self.clients_total);
         for (count, what) in [
             (self.refused, "refused: too many clients"),
             (self.overflow, "dropped: too much under way"),

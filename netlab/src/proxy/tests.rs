@@ -333,7 +333,7 @@ fn figures_are_a_table_or_json() {
         "sent                                   1                   0\n",
         "lost at random              1 (100.00 %)                   0\n",
         "sent, kbit/s                         100                   0\n",
-        "\n0.1 s, 1 clients; 1 refused: too many clients\n",
+        "\n0.1 s, clients: 1; 1 refused: too many clients\n",
     ] {
         assert!(table.contains(row), "{table}");
     }
