@@ -28,9 +28,8 @@ const SOURCES_REPLACED_MAX: u32 = 256;
 const OVERHEAD_BYTES_ASSUMED: usize = 40;
 
 impl Shard {
-    /// Queues a publisher's packet, which came on section `section`, for everyone who receives its track.
+    /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
     pub(super) fn forward(&mut self, from: EndpointKey, section: usize, mut packet: MediaPacket<'_>) {
-        let now = self.now;
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
         publisher.traffic.packets_received += 1;
@@ -40,9 +39,7 @@ impl Shard {
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let source = encoding.follow(packet.source, packet.sequence);
-        encoding.layers.observe(now, &mut packet);
-        let highest_layer = encoding.layers.highest(now);
-        track.observe(now, index, &packet);
+        encoding.layers.describe(&mut packet);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
         if let Some(level) = packet.extensions.audio_level
@@ -51,29 +48,49 @@ impl Shard {
             let level = if track.muted { u8::MAX } else { level.attenuation };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
+        if let Source::Replaced(replaced) = source
+            && replaced != packet.source
+            && !track.muted
+        {
+            publisher.media.upstream.forget_source(replaced);
+            publisher.sources_replaced += 1;
+            if publisher.sources_replaced > SOURCES_REPLACED_MAX {
+                tracing::debug!("a connection that changes its sources without end");
+                self.close(from, Some(ConnectionState::Failed));
+                return;
+            }
+        }
+        self.forward_track(key, index, source, &packet);
+    }
+
+    /// Queues a packet of encoding `index` of a track for everyone here who receives it.
+    pub(super) fn forward_track(
+        &mut self,
+        key: TrackKey,
+        index: usize,
+        source: Source,
+        packet: &MediaPacket<'_>,
+    ) {
+        let now = self.now;
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        let Some(encoding) = track.encodings.get_mut(index) else { return };
+        encoding.layers.observe(now, packet);
+        let highest_layer = encoding.layers.highest(now);
+        track.observe(now, index, packet);
         if track.muted {
             return;
         }
-        if let Source::Replaced(replaced) = source {
-            if replaced != packet.source {
-                publisher.media.upstream.forget_source(replaced);
-                publisher.sources_replaced += 1;
-            }
+        if matches!(source, Source::Replaced(_)) {
             for key in &track.subscribers {
                 if let Some(subscription) = self.subscriptions.get_mut(key.0) {
                     subscription.follow_encoding(index);
                 }
             }
         }
-        if publisher.sources_replaced > SOURCES_REPLACED_MAX {
-            tracing::debug!("a connection that changes its sources without end");
-            self.close(from, Some(ConnectionState::Failed));
-            return;
-        }
         let active = track.active();
         let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
         let Some(encoding) = track.encodings.get_mut(index) else { return };
-        let Ok(handle) = encoding.store.insert(packet_info(now, &packet), descriptor, &packet.payload) else {
+        let Ok(handle) = encoding.store.insert(packet_info(now, packet), descriptor, &packet.payload) else {
             return;
         };
         if let Some(targets) = packet.targets {
@@ -81,7 +98,7 @@ impl Shard {
         }
         let arrival = Arrival {
             kind: track.kind,
-            packet: &packet,
+            packet,
             handle,
             encoding: index,
             active: &active,
