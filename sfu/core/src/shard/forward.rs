@@ -18,7 +18,7 @@ use crate::{
         store::{FrameInfo, PacketInfo},
     },
     selector::Selector,
-    track::Source,
+    track::{Origin, Source},
 };
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
@@ -59,6 +59,10 @@ impl Shard {
                 self.close(from, Some(ConnectionState::Failed));
                 return;
             }
+        }
+        if !track.relays.is_empty() && !track.muted {
+            self.relay.push(key, track, index, &packet);
+            self.stats.relay_packets_sent += track.relays.len() as u64;
         }
         self.forward_track(key, index, source, &packet);
     }
@@ -217,14 +221,27 @@ impl Shard {
         }
     }
 
-    fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+    /// Asks for a keyframe of an encoding, for a wish that was uttered so long ago.
+    pub(super) fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
         let now = self.now;
         let Some(track) = self.tracks.get_mut(key.0) else { return };
-        let rtt = self.endpoints.get(track.publisher.0).and_then(|publisher| publisher.media.rtt());
+        let publisher = track.publisher().and_then(|publisher| self.endpoints.get(publisher.0));
+        let rtt = publisher.and_then(|publisher| publisher.media.rtt());
         if track.want_keyframe(now, encoding, rtt, sent_before) {
-            let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
-            let (publisher, mid) = (track.publisher, track.mid);
-            self.send_keyframe_request(publisher, mid, rid);
+            self.request_keyframe(key, encoding, sent_before);
+        }
+    }
+
+    /// Passes a wish on: to the publisher, or to the shard that has it.
+    pub(super) fn request_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        match &track.origin {
+            Origin::Publisher { endpoint, mid } => {
+                let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
+                let (publisher, mid) = (*endpoint, *mid);
+                self.send_keyframe_request(publisher, mid, rid);
+            }
+            Origin::Relay(origin) => self.relay.want_keyframe(origin, encoding, sent_before),
         }
     }
 
@@ -233,9 +250,7 @@ impl Shard {
         let track =
             self.endpoints.get(publisher.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
         let Some(key) = track else { return };
-        let Some(track) =
-            self.tracks.get(key.0).filter(|track| !track.muted && !track.subscribers.is_empty())
-        else {
+        let Some(track) = self.tracks.get(key.0).filter(|track| !track.muted && track.is_received()) else {
             return;
         };
         if let Some(index) = track.encoding_index(rid) {
@@ -243,7 +258,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
+    fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
         let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
         let section = endpoint.sections.iter().position(|section| section.mid == mid);
         let Some(source) = section.and_then(|section| endpoint.media.upstream.source_of(section, rid)) else {

@@ -144,10 +144,13 @@ impl Shard {
     }
 
     fn note_clock(&mut self, key: EndpointKey, section: usize, rid: Option<Rid>, clock: PublisherClock) {
-        let track = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
-        let Some(track) = track.and_then(|track| self.tracks.get_mut(track.0)) else { return };
-        if let Some(encoding) = track.encoding_index(rid).and_then(|index| track.encodings.get_mut(index)) {
+        let track_key = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
+        let Some(track_key) = track_key else { return };
+        let Some(track) = self.tracks.get_mut(track_key.0) else { return };
+        let Some(index) = track.encoding_index(rid) else { return };
+        if let Some(encoding) = track.encodings.get_mut(index) {
             encoding.clock = Some(clock);
+            self.tell_clock(track_key, index, clock);
         }
     }
 

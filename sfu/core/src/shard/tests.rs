@@ -68,6 +68,7 @@ impl Rig {
                     let to = transmit.destination;
                     self.sent.extend(transmit.datagrams().map(|datagram| (to, datagram.to_vec())));
                 }
+                Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 Output::Timeout(_) => return,
             }
         }
