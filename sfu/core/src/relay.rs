@@ -37,7 +37,7 @@ pub(crate) struct TrackLink {
 /// Something that is not media.
 #[derive(Clone, Debug)]
 pub(crate) enum RelayWord {
-    /// The sender takes part in the room: it is to be told what is wanted of it.
+    /// The sender takes part in the room from here on: it is to be told what is wanted of it.
     Joined { room: RoomSid },
     /// The sender has subscriptions to a track that it does not have.
     Want { room: RoomSid, track: TrackSid },

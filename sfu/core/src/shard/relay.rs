@@ -25,7 +25,7 @@ use crate::{
 const BATCH_BYTES: usize = 64 * 1024;
 /// Tracks of one room that siblings may want of this shard; further wishes are not heard, and their subscriptions wait.
 /// More than the tracks that a room of ten thousand has.
-const WANTS_MAX: usize = 32 * 1024;
+pub(super) const WANTS_MAX: usize = 32 * 1024;
 
 /// Rooms that other shards have a share of, and what is to be said to those.
 #[derive(Debug, Default)]
@@ -40,11 +40,11 @@ pub(super) struct Relay {
 
 /// A room that is spread.
 #[derive(Debug, Default)]
-struct Spread {
+pub(super) struct Spread {
     /// The other shards that have a share of it.
     siblings: Vec<ShardIndex>,
     /// Who of them wants which track of this one, be it there or not.
-    wants: FxHashMap<TrackSid, Vec<ShardIndex>>,
+    pub(super) wants: FxHashMap<TrackSid, Vec<ShardIndex>>,
 }
 
 impl Relay {
@@ -106,10 +106,28 @@ impl Relay {
         self.rooms.get(room).is_some_and(|spread| spread.siblings.contains(&shard))
     }
 
+    /// What a sibling wants of this shard.
+    fn wanted_by(&self, room: &RoomSid, sibling: ShardIndex) -> Vec<TrackSid> {
+        let wants = self.rooms.get(room).into_iter().flat_map(|spread| &spread.wants);
+        wants.filter(|(_, wanting)| wanting.contains(&sibling)).map(|(track, _)| track.clone()).collect()
+    }
+
     /// Who wants a track of this shard.
     fn wanting(&self, room: &RoomSid, track: &TrackSid) -> &[ShardIndex] {
         let wants = self.rooms.get(room).and_then(|spread| spread.wants.get(track));
         wants.map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl Relay {
+    pub(super) fn spread(&self, room: &RoomSid) -> Option<&Spread> {
+        self.rooms.get(room)
+    }
+
+    /// Whether nothing is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rooms.is_empty() && self.asked.is_empty() && self.links.is_empty() && self.outgoing.is_empty()
     }
 }
 
@@ -163,15 +181,23 @@ impl Shard {
 
     fn obey(&mut self, from: ShardIndex, word: &RelayWord) {
         match word {
-            // Whoever does not know yet that the room is spread over both will say the same when it does.
-            RelayWord::Joined { room } if self.relay.is_sibling(room, from) => self.say_wants(room, from),
-            RelayWord::Joined { .. } => {}
+            // Who does not know yet that the room is spread over both will say the same when it does. What came before was
+            // of a share that the other has given up since.
+            RelayWord::Joined { room } => {
+                if self.relay.is_sibling(room, from) {
+                    for track in self.relay.wanted_by(room, from) {
+                        self.take_unwant(from, room, &track);
+                    }
+                    self.part_from(room, from);
+                    self.say_wants(room, from);
+                }
+            }
             RelayWord::Want { room, track } => self.take_want(from, room, track),
             RelayWord::Unwant { room, track } => self.take_unwant(from, room, track),
             RelayWord::Started(track) => self.start_relayed(from, track),
             RelayWord::Stopped { link } => {
                 if let Some(key) = self.relay.links.get(&(from, *link)).copied() {
-                    self.stop_track(key, None);
+                    self.end_relayed(key);
                 }
             }
             RelayWord::Muted { link, muted } => {
@@ -334,6 +360,19 @@ impl Shard {
         self.serve_waiting(key);
     }
 
+    /// A track of another shard ended there. Another one may have it meanwhile, and have said so before this one was heard.
+    fn end_relayed(&mut self, key: TrackKey) {
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        if let Origin::Relay(origin) = &mut track.origin {
+            origin.flowing = false;
+        }
+        let sid = track.sid.clone();
+        self.stop_track(key, None);
+        if self.waiting.contains_key(&sid) {
+            self.ask_again(&sid);
+        }
+    }
+
     /// A sibling wants a track: it is told of it, now or when it starts.
     fn take_want(&mut self, from: ShardIndex, room: &RoomSid, sid: &TrackSid) {
         let Some(spread) = self.relay.rooms.get_mut(room) else { return };
@@ -352,20 +391,24 @@ impl Shard {
         }
     }
 
+    /// A sibling wants a track no more. It may have begun to want it anew, and take for an answer to that what it is told
+    /// until it hears this: so it is told that the track ended.
     fn take_unwant(&mut self, from: ShardIndex, room: &RoomSid, sid: &TrackSid) {
-        if let Some(spread) = self.relay.rooms.get_mut(room)
-            && let Some(wanting) = spread.wants.get_mut(sid)
-        {
-            wanting.retain(|shard| *shard != from);
-            if wanting.is_empty() {
-                spread.wants.remove(sid);
-            }
+        let Some(spread) = self.relay.rooms.get_mut(room) else { return };
+        let Some(wanting) = spread.wants.get_mut(sid).filter(|wanting| wanting.contains(&from)) else {
+            return;
+        };
+        wanting.retain(|shard| *shard != from);
+        if wanting.is_empty() {
+            spread.wants.remove(sid);
         }
         let Some(primary) = self.published(sid) else { return };
         let backup = self.tracks.get(primary.0).and_then(|track| track.backup);
         for key in [Some(primary), backup].into_iter().flatten() {
-            if let Some(track) = self.tracks.get_mut(key.0) {
-                track.relays.retain(|shard| *shard != from);
+            let Some(track) = self.tracks.get_mut(key.0) else { continue };
+            track.relays.retain(|shard| *shard != from);
+            if let Some(link) = link_of(key, track) {
+                self.relay.say(from, RelayWord::Stopped { link });
             }
         }
     }
@@ -433,12 +476,15 @@ impl Shard {
         }
     }
 
-    /// A track ended, which is out of the table: those who want it are told if it was published here, else its name is
-    /// forgotten.
+    /// A track ended, which is out of the table: those who want it are told if it was published here, else the one who sends
+    /// its packets.
     pub(super) fn tell_stopped(&mut self, key: TrackKey, track: &Track) {
         match &track.origin {
             Origin::Relay(origin) => {
                 self.relay.links.remove(&(origin.shard, origin.link));
+                if origin.flowing {
+                    self.relay.say(origin.shard, RelayWord::Flow { link: origin.link, on: false });
+                }
             }
             Origin::Publisher { endpoint, .. } => {
                 if self.relay.rooms.is_empty() {
@@ -476,7 +522,7 @@ impl Shard {
         }
     }
 
-    /// A shard has no share of a room any more.
+    /// A shard has no share of a room any more, or begins anew: what it wanted is forgotten, and what came from it ends.
     fn part_from(&mut self, room: &RoomSid, gone: ShardIndex) {
         if let Some(spread) = self.relay.rooms.get_mut(room) {
             spread.wants.retain(|_, wanting| {
@@ -490,12 +536,16 @@ impl Shard {
                 track.relays.retain(|shard| *shard != gone);
             }
         }
-        let of_gone = |track: &Track| match &track.origin {
-            Origin::Relay(origin) => origin.shard == gone && origin.room == *room,
-            Origin::Publisher { .. } => false,
-        };
-        let of_gone = self.tracks.iter().filter(|(_, track)| of_gone(track));
-        let ended: Vec<TrackKey> = of_gone.map(|(index, _)| TrackKey(index)).collect();
+        let mut ended = Vec::new();
+        for (index, track) in &mut self.tracks {
+            if let Origin::Relay(origin) = &mut track.origin
+                && origin.shard == gone
+                && origin.room == *room
+            {
+                origin.flowing = false;
+                ended.push(TrackKey(index));
+            }
+        }
         for key in ended {
             self.stop_track(key, None);
         }
