@@ -34,7 +34,7 @@ impl Shard {
         let Some(connection) = self.endpoints.get(key.0).map(|endpoint| endpoint.id) else { return };
         let answer = sdp::read(offer).and_then(|description| {
             let answer = self
-                .guard(key, |endpoint| endpoint.connection.accept_offer(offer))
+                .guard(key, |endpoint| endpoint.connection.accept_offer(offer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok((description, answer))
         });
@@ -408,7 +408,7 @@ impl Shard {
         }
         endpoint.negotiation.outstanding = None;
         let accepted = sdp::read(answer).and_then(|description| {
-            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer))
+            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok(description)
         });
