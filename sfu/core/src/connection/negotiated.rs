@@ -67,6 +67,7 @@ impl Connection {
                 formats.set(*rtx, payload_format(*params, false, negotiation), true);
             }
         }
+        formats.entries.shrink_to_fit();
         formats
     }
 

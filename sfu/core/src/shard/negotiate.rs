@@ -91,6 +91,8 @@ impl Shard {
         let mut stopped = Vec::new();
         let mut released = Vec::new();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        // What an offer adds is known at once: no room is left for more.
+        endpoint.sections.reserve_exact(description.sections.len().saturating_sub(endpoint.sections.len()));
         for remote in &description.sections {
             let Some(kind) = remote.kind else { continue };
             let position = endpoint.sections.iter().position(|section| section.name == remote.mid);
