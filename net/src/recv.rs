@@ -57,6 +57,11 @@ impl RecvBatch {
         Ok(self.datagrams().count())
     }
 
+    /// Whether the last call took all that waited: there was room for more.
+    pub fn is_drained(&self) -> bool {
+        self.messages < BATCH_SIZE
+    }
+
     /// The datagrams in order of arrival. Empty ones are left out: nothing here speaks a protocol that has
     /// them.
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {

@@ -189,7 +189,8 @@ impl SendBatch {
         now: Instant,
     ) {
         let segment_bytes = segment_bytes.max(1);
-        let datagrams = contents.len().div_ceil(segment_bytes);
+        let datagrams =
+            if contents.len() <= segment_bytes { 1 } else { contents.len().div_ceil(segment_bytes) };
         let possible = self.entries.is_empty()
             && datagrams <= socket.segments_max()
             && (1..=SEND_BYTES_MAX).contains(&contents.len())

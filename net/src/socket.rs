@@ -117,6 +117,12 @@ impl UdpSocket {
     /// of one destination must not slow all others down for ever, so its state is made anew after
     /// [`FALLBACK_DURATION`].
     pub(crate) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>, now: Instant) -> io::Result<()> {
+        // What needs no control message goes without one: that is cheaper.
+        if let quinn_udp::Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None } =
+            transmit
+        {
+            return self.io.send_to(contents, &(*destination).into()).map(drop);
+        }
         let result = self.state.try_send((&self.io).into(), transmit);
         if self.fallback_until.is_none()
             && let Err(error) = &result

@@ -58,8 +58,11 @@ struct Arguments {
     /// Its process, for its CPU time and memory; start it on core 0 (`taskset -c 0`)
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
+    /// Publish a frame's packets one by one over 13 ms instead of in a burst
+    #[arg(long)]
+    spread: bool,
     /// Windows of a row; the table has medians
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     windows: usize,
     /// Seconds of a window
     #[arg(long, default_value_t = 5.0)]
@@ -70,6 +73,12 @@ struct Arguments {
     /// Write JSON to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn load(&self) -> Load {
+        Load { spread: self.spread, ..Load::CALL }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -115,7 +124,8 @@ fn point(arguments: &Arguments, servers: &[Peer], topology: Topology, report: &m
             return Ok(None);
         }
         let duration = Duration::from_secs_f64(arguments.floor_seconds);
-        let floor = floor::measure(&topology.receivers(), Load::CALL, Profile::AeadAes256Gcm, duration)?;
+        let floor =
+            floor::measure(&topology.receivers(), arguments.load(), Profile::AeadAes256Gcm, duration)?;
         Ok(Some(floor.us_per_packet))
     };
     let mut before = floor()?;
@@ -144,7 +154,7 @@ fn point(arguments: &Arguments, servers: &[Peer], topology: Topology, report: &m
 fn row(arguments: &Arguments, peer: Peer, topology: Topology) -> Result<Row> {
     let measure = |name: &str, pid: Option<u32>, generator: &mut Generator| {
         let duration = Duration::from_secs_f64(arguments.seconds);
-        point::measure(name, pid, generator, topology, Load::CALL, arguments.windows, duration)
+        point::measure(name, pid, generator, topology, arguments.load(), arguments.windows, duration)
     };
     match peer {
         Peer::Zynk => {

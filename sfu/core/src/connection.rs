@@ -36,7 +36,7 @@ use streams::{DescribedStreams, SendingStream};
 
 pub(crate) use keys::SessionKeys;
 pub(crate) use negotiated::{NegotiatedFormats, PayloadTypes};
-pub(crate) use packet::{Codec, MediaPacket, PayloadFormat, PictureIds, red_primary};
+pub(crate) use packet::{Codec, MediaPacket, PacketHead, PayloadFormat, PictureIds, red_primary};
 pub(crate) use str0m::media::{Mid, Rid};
 
 /// str0m's own reports are about streams that it does not carry, and are dropped: they are set out of the way.
@@ -109,11 +109,11 @@ pub(crate) struct OwnedTransmit {
 /// The way between us and the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    pub(crate) transport: Transport,
-    /// Ours.
-    pub(crate) local: SocketAddr,
     /// Theirs.
     pub(crate) remote: SocketAddr,
+    /// Ours.
+    pub(crate) local: SocketAddr,
+    pub(crate) transport: Transport,
 }
 
 #[derive(Debug)]

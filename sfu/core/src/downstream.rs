@@ -138,6 +138,16 @@ impl Downstream {
         }
     }
 
+    /// Whether a packet may go at once: nothing waits, and the rate allows it. It then counts as sent.
+    pub(crate) fn passes(&mut self, now: Instant, class: PacketClass, bytes: usize) -> bool {
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        let passes = self.pacer.pass(now, class, bytes);
+        if passes {
+            self.demand.bytes += u64::from(bytes);
+        }
+        passes
+    }
+
     /// Lets a packet wait for its turn. False if there is no room.
     pub(crate) fn push(&mut self, now: Instant, class: PacketClass, bytes: usize, queued: Queued) -> bool {
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
@@ -234,9 +244,14 @@ impl Downstream {
         self.estimator.rates().target
     }
 
-    /// When something is to be sent, or the estimate looks at the time.
+    /// When something is to be sent.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.pacer.next_timeout().into_iter().chain(self.estimator.next_timeout()).min()
+        self.pacer.next_timeout()
+    }
+
+    /// When the estimate looks at the time.
+    pub(crate) fn estimate_at(&self) -> Option<Instant> {
+        self.estimator.next_timeout()
     }
 
     /// The smoothed round trip time, if a report has told it.

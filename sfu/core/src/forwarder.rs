@@ -8,7 +8,7 @@ use slab::Slab;
 use zynk_protocol::{MediaKind, SubscriptionSettings, TrackQuality, TrackSid};
 
 use crate::{
-    connection::{Codec, Connection, MediaPacket, Mid, PayloadFormat, PayloadTypes, PictureIds, red_primary},
+    connection::{Codec, Connection, Mid, PacketHead, PayloadFormat, PayloadTypes, PictureIds, red_primary},
     dependency_descriptor::frame_number,
     downstream::Queued,
     layers::{Announcement, LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
@@ -52,7 +52,7 @@ pub(crate) struct Subscription {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'a> {
     pub(crate) kind: MediaKind,
-    pub(crate) packet: &'a MediaPacket<'a>,
+    pub(crate) packet: &'a PacketHead,
     /// What the encoding's store calls it.
     pub(crate) handle: PacketHandle,
     /// The encoding that the packet belongs to.
@@ -403,7 +403,7 @@ impl Forwarder {
     fn choose(&mut self, arrival: Arrival<'_>, quality: TrackQuality) -> Choice {
         let Arrival { kind, packet, encoding, active, highest_layer, .. } = arrival;
         let ignore = Choice { action: Action::Ignore, keyframe: None };
-        if packet.payload.is_empty() {
+        if packet.empty {
             // Padding of a sender that probes without retransmission payloads.
             let action = if self.selector.is_current(encoding) { Action::LeaveOut } else { Action::Ignore };
             return Choice { action, ..ignore };
@@ -463,12 +463,12 @@ impl Forwarder {
             *place = Some(EpochSource { epoch, track, track_serial, encoding, output });
         }
         // Only what a descriptor can be made to say.
-        let announce = announce.filter(|_| packet.targets.is_some());
+        let announce = announce.filter(|_| packet.has_targets);
         Some(Some(Numbered { sequence, treatment: Treatment { epoch, marker, empty: false, announce } }))
     }
 
     /// Leaves a packet out. If the receiver waits for it, an empty one goes in its place.
-    fn leave_out(&mut self, packet: &MediaPacket<'_>) -> Option<Numbered> {
+    fn leave_out(&mut self, packet: &PacketHead) -> Option<Numbered> {
         let rewriter = self.rewriter.as_mut()?;
         let Rewritten { sequence, .. } = rewriter.leave_out(packet)?;
         let treatment = Treatment { epoch: rewriter.epoch(), marker: false, empty: true, announce: None };

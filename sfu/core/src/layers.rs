@@ -12,7 +12,7 @@ use std::{
 use zynk_protocol::TrackQuality;
 
 use crate::{
-    connection::{Codec, MediaPacket},
+    connection::{Codec, MediaPacket, PacketHead},
     dependency_descriptor::DescriptorReader,
 };
 
@@ -54,8 +54,8 @@ pub(crate) struct StreamLayers {
 }
 
 impl StreamLayers {
-    /// Notes a packet, and completes it with what its dependency descriptor says.
-    pub(crate) fn observe(&mut self, now: Instant, packet: &mut MediaPacket<'_>) {
+    /// Completes a publisher's packet with what its dependency descriptor says.
+    pub(crate) fn describe(&mut self, packet: &mut MediaPacket<'_>) {
         if matches!(packet.format.codec, Codec::Av1 | Codec::Vp9)
             && let Some(descriptor) = packet.extensions.dependency_descriptor
             && let Some(described) = self.descriptors.read(descriptor, packet.timestamp)
@@ -64,6 +64,10 @@ impl StreamLayers {
             packet.layers = packet.layers.or(described.layers);
             packet.targets = Some(described.targets);
         }
+    }
+
+    /// Notes which layers a packet shows to be there.
+    pub(crate) fn observe(&mut self, now: Instant, packet: &MediaPacket<'_>) {
         if let Some(count) = packet.layers {
             for gone in self.seen_at.iter_mut().skip(usize::from(count)) {
                 *gone = None;
@@ -133,7 +137,7 @@ impl LayerSelector {
     }
 
     /// Decides on a packet, with `target` as the highest layer that is wanted.
-    pub(crate) fn select(&mut self, packet: &MediaPacket<'_>, layer: Layer, target: u8) -> LayerSelection {
+    pub(crate) fn select(&mut self, packet: &PacketHead, layer: Layer, target: u8) -> LayerSelection {
         let mut known = self.picture(packet.timestamp, target.max(self.lowest));
         if known.is_none() && packet.keyframe {
             // The publisher's clock was set back.
@@ -214,7 +218,7 @@ mod tests {
         refresh: bool,
         target: u8,
     ) -> LayerSelection {
-        let packet = MediaPacket::unreceived(Codec::Av1, 1, picture * 3000, &[1]);
+        let packet = MediaPacket::unreceived(Codec::Av1, 1, picture * 3000, &[1]).head();
         selector.select(&packet, Layer { spatial, refresh, frame_end: true }, target)
     }
 
@@ -283,13 +287,13 @@ mod tests {
     fn a_clock_that_is_set_back_starts_again_at_a_keyframe() {
         let mut selector = LayerSelector::default();
         let layer = Layer { spatial: 0, refresh: true, frame_end: true };
-        let packet = |timestamp| MediaPacket::unreceived(Codec::Vp9, 1, timestamp, &[0x28, 0, 0]);
+        let packet = |timestamp| MediaPacket::unreceived(Codec::Vp9, 1, timestamp, &[0x28, 0, 0]).head();
         selector.start(Some(layer));
         assert!(is_sent(selector.select(&packet(1 << 30), layer, TOP_LAYER)));
-        let delta = MediaPacket { keyframe: false, ..packet(7) };
+        let delta = PacketHead { keyframe: false, ..packet(7) };
         assert_eq!(selector.select(&delta, Layer { refresh: false, ..layer }, TOP_LAYER), Drop);
         assert!(is_sent(selector.select(&packet(7), layer, TOP_LAYER)));
-        assert!(is_sent(selector.select(&MediaPacket { timestamp: 3007, ..delta }, layer, TOP_LAYER)));
+        assert!(is_sent(selector.select(&PacketHead { timestamp: 3007, ..delta }, layer, TOP_LAYER)));
     }
 
     #[test]
@@ -303,13 +307,13 @@ mod tests {
             MediaPacket { layer: Some(layer), ..MediaPacket::unreceived(Codec::H264, 1, 0, &[1]) }
         };
         assert_eq!(layers.highest(at(0)), 0);
-        layers.observe(at(0), &mut packet(2));
-        layers.observe(at(0), &mut packet(1));
-        layers.observe(at(1000), &mut packet(1));
+        layers.observe(at(0), &packet(2));
+        layers.observe(at(0), &packet(1));
+        layers.observe(at(1000), &packet(1));
         assert_eq!(layers.highest(at(1499)), 2);
         assert_eq!(layers.highest(at(1500)), 1);
-        layers.observe(at(1600), &mut packet(2));
-        layers.observe(at(1600), &mut MediaPacket { layers: Some(1), ..packet(0) });
+        layers.observe(at(1600), &packet(2));
+        layers.observe(at(1600), &MediaPacket { layers: Some(1), ..packet(0) });
         assert_eq!(layers.highest(at(1600)), 0, "a keyframe says that there is only one");
     }
 }

@@ -24,6 +24,9 @@ use crate::{
 /// How often sender and receiver reports go out: video wants them more often than audio, and a second costs little
 /// (libwebrtc's interval for video).
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Reports and estimate wait so long for a packet that is sent to the client anyway: a timer of their own costs more
+/// than they do.
+const UPKEEP_WAITS: Duration = Duration::from_millis(25);
 /// A client whose path was not nominated for so long has left it; until then another path of less priority does
 /// not take its place. Browsers check the path in use every 2.5 s at least (libwebrtc,
 /// `STRONG_AND_STABLE_WRITABLE_CONNECTION_PING_INTERVAL`).
@@ -180,12 +183,20 @@ impl MediaSession {
         due
     }
 
-    /// When something is to be done.
+    /// When reports are due or the estimate is to look at the time.
+    fn upkeep_at(&self) -> Option<Instant> {
+        self.downstream.estimate_at().into_iter().chain(self.report_at).min()
+    }
+
+    /// Whether they are: best seen to with a packet that is sent anyway.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.upkeep_at().is_some_and(|at| at <= now)
+    }
+
+    /// When something is to be done, packet or not.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.upstream.next_timeout(), self.downstream.next_timeout(), self.report_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let upkeep = self.upkeep_at().map(|at| at + UPKEEP_WAITS);
+        [self.upstream.next_timeout(), self.downstream.next_timeout(), upkeep].into_iter().flatten().min()
     }
 
     /// The round trip time, as reports tell it, else answers to NACKs.

@@ -5,10 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use rand::{Rng, RngExt};
 
-use crate::{
-    connection::{MediaPacket, PictureIds},
-    dependency_descriptor::frame_number,
-};
+use crate::connection::{PacketHead, PictureIds};
 
 /// Numbers of a forwarded packet.
 #[derive(Clone, Debug)]
@@ -165,7 +162,7 @@ impl Rewriter {
 
     /// Leaves a packet out, so that those around it have adjoining numbers. When it comes so late that its
     /// number was kept free for it, the receiver misses that number: it is returned, to send something empty.
-    pub(crate) fn leave_out(&mut self, packet: &MediaPacket<'_>) -> Option<Rewritten> {
+    pub(crate) fn leave_out(&mut self, packet: &PacketHead) -> Option<Rewritten> {
         let source = self.source.as_mut()?;
         let number = packet.sequence;
         if number <= source.highest {
@@ -206,7 +203,7 @@ impl Rewriter {
     }
 
     /// Numbers for `packet`, or none if it came before the source's first packet, or too late.
-    pub(crate) fn rewrite(&mut self, now: Instant, packet: &MediaPacket<'_>) -> Option<Rewritten> {
+    pub(crate) fn rewrite(&mut self, now: Instant, packet: &PacketHead) -> Option<Rewritten> {
         if self.source.is_none() {
             let source = self.begin(now, packet);
             self.epoch = Epoch(self.epoch.0.wrapping_add(1));
@@ -229,21 +226,17 @@ impl Rewriter {
         Some(numbers)
     }
 
-    fn numbers(&self, packet: &MediaPacket<'_>, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
+    fn numbers(&self, packet: &PacketHead, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
         let offsets = self.source.map(|source| source.offsets).unwrap_or_default();
         Rewritten {
             sequence,
             timestamp: offsets.timestamp(packet.timestamp),
             ids: ids.map(|ids| offsets.ids(ids)),
-            frame: packet
-                .extensions
-                .dependency_descriptor
-                .and_then(frame_number)
-                .map(|number| offsets.frame(number)),
+            frame: packet.frame.map(|number| offsets.frame(number)),
         }
     }
 
-    fn begin(&self, now: Instant, packet: &MediaPacket<'_>) -> Source {
+    fn begin(&self, now: Instant, packet: &PacketHead) -> Source {
         let timestamp = match self.last_at {
             None => self.last_timestamp,
             Some(at) => {
@@ -261,7 +254,7 @@ impl Rewriter {
             }
             _ => (0, 0),
         };
-        let frame = match (packet.extensions.dependency_descriptor.and_then(frame_number), self.last_frame) {
+        let frame = match (packet.frame, self.last_frame) {
             (Some(number), Some(last)) => number.wrapping_sub(last.wrapping_add(1)),
             _ => 0,
         };
@@ -284,19 +277,19 @@ mod tests {
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
-    use crate::connection::Codec;
+    use crate::connection::{Codec, MediaPacket};
 
     fn start() -> Instant {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         Instant::now()
     }
 
-    fn packet(sequence: u64, timestamp: u32) -> MediaPacket<'static> {
-        MediaPacket::unreceived(Codec::Vp8, sequence, timestamp, &[0; 4])
+    fn packet(sequence: u64, timestamp: u32) -> PacketHead {
+        MediaPacket::unreceived(Codec::Vp8, sequence, timestamp, &[0; 4]).head()
     }
 
-    fn with_ids(packet: MediaPacket<'static>, ids: Option<PictureIds>) -> MediaPacket<'static> {
-        MediaPacket { ids, ..packet }
+    fn with_ids(packet: PacketHead, ids: Option<PictureIds>) -> PacketHead {
+        PacketHead { ids, ..packet }
     }
 
     fn ids(picture_id: u16, tl0: u8) -> Option<PictureIds> {

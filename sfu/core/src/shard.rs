@@ -4,18 +4,23 @@
 //!  Input ─► datagram ─► demux ─┬─ STUN, DTLS ─► connection
 //!        │                      └─ RTP, RTCP ──► media session ─► track ─► subscriptions ─► media sessions
 //!        ├► command  ─► endpoint, track, subscription
+//!        ├► relay    ─► track ─► subscriptions        (packets of another shard's publishers)
 //!        └► timeout  ─► connections, media sessions, negotiations, keyframe requests, speakers
 //!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
 
 mod backup;
 mod commands;
+mod deliver;
+mod deliveries;
 mod forward;
 mod media;
 mod negotiate;
 mod outbox;
+mod relay;
 mod reports;
 mod timers;
+mod transmission;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -41,7 +46,9 @@ use crate::{
     track::Track,
 };
 
+use deliveries::Deliveries;
 use outbox::Outbox;
+use relay::Relay;
 
 /// Index of a connection in the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,7 +81,11 @@ pub struct Shard {
     subscriptions: Slab<Subscription>,
     /// Subscriptions to tracks that have not started.
     waiting: FxHashMap<TrackSid, Vec<SubscriptionKey>>,
+    /// Rooms that other shards have a share of.
+    relay: Relay,
     demux: Demux<EndpointKey>,
+    /// Packets that came, for those who are to get them.
+    deliveries: Deliveries,
     outbox: Outbox,
     events: VecDeque<(RoomSid, NodeEvent)>,
     /// Connections and media sessions that have something to say.
@@ -107,7 +118,7 @@ pub struct ShardStats {
     pub rooms: u64,
     /// Connections now.
     pub connections: u64,
-    /// Published tracks now.
+    /// Tracks that are published here now.
     pub tracks: u64,
     /// Subscriptions now.
     pub subscriptions: u64,
@@ -119,6 +130,10 @@ pub struct ShardStats {
     pub rtp_packets_sent: u64,
     /// Payload bytes of those.
     pub rtp_bytes_sent: u64,
+    /// RTP packets that publishers here sent, handed to other shards: once for each of them.
+    pub relay_packets_sent: u64,
+    /// RTP packets taken from other shards.
+    pub relay_packets_received: u64,
     /// Keyframe requests (PLI, FIR) received from subscribers.
     pub keyframe_requests_received: u64,
     /// Keyframe requests sent to publishers.
@@ -153,7 +168,9 @@ impl Shard {
             by_sid: FxHashMap::default(),
             subscriptions: Slab::new(),
             waiting: FxHashMap::default(),
+            relay: Relay::default(),
             demux: Demux::new(),
+            deliveries: Deliveries::default(),
             outbox: Outbox::default(),
             events: VecDeque::new(),
             dirty: Vec::new(),
@@ -185,7 +202,15 @@ impl Shard {
                 }
                 self.demux.remove_address(Transport::Tcp, source);
             }
-            Input::Command { room, action } => self.handle_command(room, action),
+            Input::Command { room, action } => {
+                self.deliver_all();
+                self.handle_command(room, action);
+            }
+            Input::Siblings { room, shards } => {
+                self.deliver_all();
+                self.set_siblings(room, shards);
+            }
+            Input::Relay { from, batch } => self.handle_relay(from, &batch),
             Input::Timeout => self.handle_timers(),
         }
     }
@@ -193,6 +218,7 @@ impl Shard {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Output<'_> {
         // Many receivers are served before the shell sends: both find their code and data in the caches.
+        self.deliver();
         while self.outbox.has_room()
             && let Some(key) = self.media_dirty.pop()
         {
@@ -205,10 +231,14 @@ impl Shard {
             if let Some((room, event)) = self.events.pop_front() {
                 return Output::Event { room, event };
             }
-            if let Some(key) = self.media_dirty.pop() {
+            if !self.deliveries.is_empty() {
+                self.deliver();
+            } else if let Some(key) = self.media_dirty.pop() {
                 self.serve_media(key);
             } else if let Some(key) = self.dirty.pop() {
                 self.flush(key);
+            } else if let Some((to, batch)) = self.relay.next() {
+                return Output::Relay { to, batch };
             } else {
                 return Output::Timeout(self.next_wake());
             }
@@ -222,7 +252,7 @@ impl Shard {
         ShardStats {
             rooms: size(self.rooms.len()),
             connections: size(self.endpoints.len()),
-            tracks: size(self.tracks.len()),
+            tracks: size(self.tracks.len() - self.relay.tracks()),
             subscriptions: size(self.subscriptions.len()),
             ..self.stats
         }
@@ -409,7 +439,7 @@ impl Shard {
         let published: Vec<TrackKey> = self
             .tracks
             .iter()
-            .filter(|(_, track)| track.publisher == key && track.usage.is_none())
+            .filter(|(_, track)| track.publisher() == Some(key) && track.usage.is_none())
             .map(|(index, _)| TrackKey(index))
             .collect();
         for track in published {
@@ -447,9 +477,10 @@ impl Shard {
     fn forget_subscription(&mut self, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.try_remove(key.0) else { return };
         match subscription.source {
-            Some(track) => {
-                if let Some(track) = self.tracks.get_mut(track.0) {
+            Some(source) => {
+                if let Some(track) = self.tracks.get_mut(source.0) {
                     track.subscribers.retain(|other| *other != key);
+                    self.receivers_changed(source);
                 }
             }
             None => {
@@ -461,6 +492,7 @@ impl Shard {
                 }
             }
         }
+        self.forgo(&subscription.track);
     }
 
     fn mark_dirty(&mut self, key: EndpointKey) {

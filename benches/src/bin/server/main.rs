@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     zynk: Option<PathBuf>,
     /// Windows of a point; the table has medians
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     windows: usize,
     /// Seconds of a window
     #[arg(long, default_value_t = 5.0)]
@@ -48,6 +48,9 @@ struct Arguments {
     /// Publish audio only
     #[arg(long)]
     audio_only: bool,
+    /// Publish a frame's packets one by one over 13 ms instead of in a burst
+    #[arg(long)]
+    spread: bool,
     /// Memory with so many idle participants, and of their subscriptions, instead of points
     #[arg(long, value_name = "PARTICIPANTS", num_args = 0..=1, default_missing_value = "500")]
     memory: Option<usize>,
@@ -110,7 +113,7 @@ fn measure_points(
     points: &[Topology],
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let load = Load { video: !arguments.audio_only, ..Load::CALL };
+    let load = Load { video: !arguments.audio_only, spread: arguments.spread, ..Load::CALL };
     if !points.is_empty() {
         println!("{HEADING}");
     }

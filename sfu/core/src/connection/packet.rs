@@ -13,7 +13,7 @@ use str0m::{
 use zynk_protocol::MimeType;
 
 use crate::{
-    dependency_descriptor::DecodeTargets,
+    dependency_descriptor::{DecodeTargets, frame_number},
     layers::Layer,
     media::{egress::PayloadPatch, extensions::Extensions, rtp::RtpHeader},
     vp8, vp9,
@@ -105,7 +105,41 @@ pub(crate) struct MediaPacket<'a> {
     pub(crate) targets: Option<DecodeTargets>,
 }
 
+/// What choosing and renumbering look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PacketHead {
+    pub(crate) format: PayloadFormat,
+    pub(crate) sequence: u64,
+    pub(crate) timestamp: u32,
+    pub(crate) marker: bool,
+    pub(crate) keyframe: bool,
+    /// Nothing but padding.
+    pub(crate) empty: bool,
+    pub(crate) ids: Option<PictureIds>,
+    pub(crate) layer: Option<Layer>,
+    /// Its dependency descriptor tells its decode targets.
+    pub(crate) has_targets: bool,
+    /// The frame number in its dependency descriptor.
+    pub(crate) frame: Option<u16>,
+}
+
 impl<'a> MediaPacket<'a> {
+    /// What choosing and renumbering look at.
+    pub(crate) fn head(&self) -> PacketHead {
+        PacketHead {
+            format: self.format,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            marker: self.marker,
+            keyframe: self.keyframe,
+            empty: self.payload.is_empty(),
+            ids: self.ids,
+            layer: self.layer,
+            has_targets: self.targets.is_some(),
+            frame: self.extensions.dependency_descriptor.and_then(frame_number),
+        }
+    }
+
     /// Of a source, under an extended number of it. Reads the codec's descriptor, once for all subscribers.
     pub(crate) fn received(
         format: PayloadFormat,

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 use super::*;
-use crate::layers::StreamLayers;
+use crate::{connection::MediaPacket, layers::StreamLayers};
 
 /// Packets of a layer's frame.
 const PACKETS: [u64; 3] = [1, 2, 3];
@@ -59,7 +59,7 @@ fn stream(pictures: u32, keyframes: &[u32]) -> Vec<MediaPacket<'static>> {
     (0..pictures).flat_map(|n| picture(n, keyframes.contains(&n), 1000 + u64::from(n) * each)).collect()
 }
 
-fn arrival<'a>(packet: &'a MediaPacket<'static>, active: &'a [bool], highest_layer: u8) -> Arrival<'a> {
+fn arrival<'a>(packet: &'a PacketHead, active: &'a [bool], highest_layer: u8) -> Arrival<'a> {
     let handle = PacketHandle::default();
     Arrival { kind: MediaKind::Video, packet, handle, encoding: 0, active, highest_layer, track_serial: 0 }
 }
@@ -90,18 +90,19 @@ impl Subscriber {
 
     fn take(&mut self, packet: &MediaPacket<'static>, quality: TrackQuality) {
         self.now += std::time::Duration::from_millis(5);
-        self.layers.observe(self.now, &mut packet.clone());
+        self.layers.observe(self.now, packet);
         let highest_layer = self.layers.highest(self.now);
-        let arrival = arrival(packet, &[true], highest_layer);
+        let head = &packet.head();
+        let arrival = arrival(head, &[true], highest_layer);
         let choice = self.forwarder.choose(arrival, quality);
         self.keyframes_wanted += usize::from(choice.keyframe.is_some());
         let rewriter = self.forwarder.rewriter.as_mut().unwrap();
         let (numbers, content) = match choice.action {
             Action::Send { marker, .. } => {
                 let layer = packet.layer.unwrap().spatial;
-                (rewriter.rewrite(self.now, packet), Some((packet.timestamp, layer, marker)))
+                (rewriter.rewrite(self.now, head), Some((packet.timestamp, layer, marker)))
             }
-            Action::LeaveOut => (rewriter.leave_out(packet), None),
+            Action::LeaveOut => (rewriter.leave_out(head), None),
             Action::Ignore => (None, None),
         };
         let Some(numbers) = numbers else { return };
@@ -221,7 +222,8 @@ fn late_packets_take_the_places_that_were_kept_for_them() {
 fn encodings_of_a_simulcast_keep_all_their_layers() {
     let mut subscriber = Subscriber::new();
     for packet in &stream(3, &[0]) {
-        let arrival = arrival(packet, &[true, false], 2);
+        let head = packet.head();
+        let arrival = arrival(&head, &[true, false], 2);
         let choice = subscriber.forwarder.choose(arrival, TrackQuality::Low);
         assert!(matches!(choice.action, Action::Send { marker, .. } if marker == packet.marker));
     }

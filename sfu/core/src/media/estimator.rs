@@ -34,7 +34,10 @@ pub const TARGET_MAX: Bitrate = Bitrate::kbps(1_000_000);
 /// What all streams together are taken to want before anybody says so. Probes go up to twice that, and libwebrtc's up to
 /// 5 Mbit/s where the need is not known (`kDefaultMaxProbingBitrate`).
 pub const DESIRED_START: Bitrate = Bitrate::kbps(2_500);
-/// How often the algorithm looks at the time while packets are sent.
+/// How often the algorithm looks at the time while packets are sent: where feedback comes, it does so with each, and
+/// after this without.
+const PROCESS_INTERVAL_TWCC: Duration = Duration::from_millis(100);
+/// The same where nothing but time moves the estimate.
 const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
 /// After the last packet it goes on for so long, then rests until the next.
 const REST_AFTER: Duration = Duration::from_secs(2);
@@ -157,6 +160,8 @@ impl Estimator {
         if self.config.twcc && self.congestion.is_some() && !reports.is_empty() {
             self.tell_sent();
             self.with_congestion(now, |congestion| congestion.on_feedback(now, reports, in_flight_bytes));
+            // Its memory is in the caches now: no need to come back for it soon.
+            self.process(now);
         }
     }
 
@@ -198,12 +203,17 @@ impl Estimator {
 
     /// Lets the algorithm look at the time.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.process_at.is_none_or(|at| at > now) {
-            return;
+        if self.process_at.is_some_and(|at| at <= now) {
+            self.tell_sent();
+            self.process(now);
         }
+    }
+
+    /// Lets the algorithm look at the time, and says when it does so again.
+    fn process(&mut self, now: Instant) {
         let rests = self.sent_at.is_none_or(|at| now.saturating_duration_since(at) >= REST_AFTER);
-        self.process_at = if rests { None } else { Some(now + PROCESS_INTERVAL) };
-        self.tell_sent();
+        let interval = if self.config.twcc { PROCESS_INTERVAL_TWCC } else { PROCESS_INTERVAL };
+        self.process_at = if rests { None } else { Some(now + interval) };
         self.with_congestion(now, |congestion| congestion.process(now));
     }
 

@@ -182,6 +182,22 @@ impl<T: Copy> Pacer<T> {
         if full { Err(PushError::Full) } else { Ok(()) }
     }
 
+    /// Whether a packet of `bytes` may go at once, without being pushed: nothing waits, no probe is under way and the
+    /// rate allows it. It then counts as sent.
+    pub fn pass(&mut self, now: Instant, class: PacketClass, bytes: u16) -> bool {
+        if self.queued_bytes > 0 || !self.prober.is_idle() {
+            return false;
+        }
+        if self.debt_at != Some(now) {
+            self.begin_round(now);
+        }
+        let passes = class == PacketClass::Audio || self.debt_ns < PORTION_NS;
+        if passes {
+            self.charge(now, bytes, None);
+        }
+        passes
+    }
+
     /// The next thing to send. Call until `None`; what comes out of one such round belongs into one send.
     pub fn poll(&mut self, now: Instant) -> Option<Release<T>> {
         if self.debt_at != Some(now) {

@@ -1,24 +1,16 @@
 //! The way of media through the shard, and of keyframe requests back.
 
-use std::{
-    cell::Cell,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use zynk_protocol::{ConnectionState, MediaKind};
+use zynk_protocol::ConnectionState;
 
-use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, deliveries::Arrived};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
-    forwarder::Arrival,
-    media::{
-        pacer::PacketClass,
-        store::{FrameInfo, PacketInfo},
-    },
+    media::store::{FrameInfo, PacketInfo},
     selector::Selector,
-    track::Source,
+    track::{Origin, Source},
 };
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
@@ -28,9 +20,8 @@ const SOURCES_REPLACED_MAX: u32 = 256;
 const OVERHEAD_BYTES_ASSUMED: usize = 40;
 
 impl Shard {
-    /// Queues a publisher's packet, which came on section `section`, for everyone who receives its track.
+    /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
     pub(super) fn forward(&mut self, from: EndpointKey, section: usize, mut packet: MediaPacket<'_>) {
-        let now = self.now;
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
         publisher.traffic.packets_received += 1;
@@ -40,9 +31,7 @@ impl Shard {
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let source = encoding.follow(packet.source, packet.sequence);
-        encoding.layers.observe(now, &mut packet);
-        let highest_layer = encoding.layers.highest(now);
-        track.observe(now, index, &packet);
+        encoding.layers.describe(&mut packet);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
         if let Some(level) = packet.extensions.audio_level
@@ -51,97 +40,89 @@ impl Shard {
             let level = if track.muted { u8::MAX } else { level.attenuation };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
+        if let Source::Replaced(replaced) = source
+            && replaced != packet.source
+            && !track.muted
+        {
+            publisher.media.upstream.forget_source(replaced);
+            publisher.sources_replaced += 1;
+            if publisher.sources_replaced > SOURCES_REPLACED_MAX {
+                tracing::debug!("a connection that changes its sources without end");
+                self.close(from, Some(ConnectionState::Failed));
+                return;
+            }
+        }
+        if !track.relays.is_empty() && !track.muted {
+            self.relay.push(key, track, index, &packet);
+            self.stats.relay_packets_sent += track.relays.len() as u64;
+        }
+        self.forward_track(key, index, source, &packet);
+    }
+
+    /// Queues a packet of encoding `index` of a track for everyone here who receives it.
+    pub(super) fn forward_track(
+        &mut self,
+        key: TrackKey,
+        index: usize,
+        source: Source,
+        packet: &MediaPacket<'_>,
+    ) {
+        let now = self.now;
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        let Some(encoding) = track.encodings.get_mut(index) else { return };
+        encoding.layers.observe(now, packet);
+        let highest_layer = encoding.layers.highest(now);
+        track.observe(now, index, packet);
         if track.muted {
             return;
         }
-        if let Source::Replaced(replaced) = source {
-            if replaced != packet.source {
-                publisher.media.upstream.forget_source(replaced);
-                publisher.sources_replaced += 1;
-            }
-            for key in &track.subscribers {
-                if let Some(subscription) = self.subscriptions.get_mut(key.0) {
-                    subscription.follow_encoding(index);
-                }
+        if matches!(source, Source::Replaced(_)) {
+            // What came of it before still goes out as its own.
+            self.deliver_all();
+            self.begin_anew(key, index);
+        }
+        self.queue(key, index, packet, highest_layer);
+    }
+
+    /// An encoding comes from another source from now on.
+    fn begin_anew(&mut self, key: TrackKey, encoding: usize) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        for key in &track.subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(key.0) {
+                subscription.follow_encoding(encoding);
             }
         }
-        if publisher.sources_replaced > SOURCES_REPLACED_MAX {
-            tracing::debug!("a connection that changes its sources without end");
-            self.close(from, Some(ConnectionState::Failed));
-            return;
-        }
+    }
+
+    /// Keeps a packet in its track's store and has it delivered to all who receive the track.
+    fn queue(&mut self, key: TrackKey, index: usize, packet: &MediaPacket<'_>, highest_layer: u8) {
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
         let active = track.active();
         let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
         let Some(encoding) = track.encodings.get_mut(index) else { return };
-        let Ok(handle) = encoding.store.insert(packet_info(now, &packet), descriptor, &packet.payload) else {
-            return;
-        };
+        let info = packet_info(self.now, packet);
+        let Ok(handle) = encoding.store.insert(info, descriptor, &packet.payload) else { return };
         if let Some(targets) = packet.targets {
             encoding.targets.push(handle, targets);
         }
-        let arrival = Arrival {
-            kind: track.kind,
-            packet: &packet,
-            handle,
-            encoding: index,
-            active: &active,
-            highest_layer,
+        let arrived = Arrived {
+            track: key,
             track_serial: track.serial,
+            kind: track.kind,
+            encoding: index,
+            handle,
+            head: packet.head(),
+            bytes: packet.payload.len() + OVERHEAD_BYTES_ASSUMED,
+            active,
+            highest_layer,
         };
-        let class = match track.kind {
-            MediaKind::Audio => PacketClass::Audio,
-            MediaKind::Video => PacketClass::Video,
-        };
-        let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
-        let mut keyframes = Vec::new();
-        let mut unsupported = Vec::new();
-        let mut faulty = Vec::new();
-        let mut receivers = track.subscribers.iter();
-        let (subscriptions, endpoints, media_dirty) =
-            (&mut self.subscriptions, &mut self.endpoints, &mut self.media_dirty);
-        let current = Cell::new(None);
-        let mut to_all = || {
-            for subscription_key in receivers.by_ref() {
-                let Some(subscription) = subscriptions.get_mut(subscription_key.0) else { continue };
-                if !subscription.is_flowing() {
-                    continue;
-                }
-                let receiver_key = subscription.subscriber;
-                let Some(receiver) = endpoints.get_mut(receiver_key.0) else { continue };
-                if receiver.media.protection.is_none() {
-                    continue;
-                }
-                current.set(Some(receiver_key));
-                let outcome = subscription.forward(now, *subscription_key, arrival, &receiver.connection);
-                if let Some(encoding) = outcome.keyframe
-                    && !keyframes.contains(&encoding)
-                {
-                    keyframes.push(encoding);
-                }
-                if outcome.unsupported {
-                    unsupported.push(*subscription_key);
-                }
-                let Some(queued) = outcome.queued else { continue };
-                receiver.media.downstream.push(now, class, bytes, queued);
-                if !receiver.media.dirty {
-                    receiver.media.dirty = true;
-                    media_dirty.push(receiver_key);
-                }
-            }
-        };
-        // One that fails is ended; the others after it get their packet.
-        while catch_unwind(AssertUnwindSafe(&mut to_all)).is_err() {
-            faulty.extend(current.take());
-        }
-        for receiver in faulty {
-            self.end_faulty(receiver);
-        }
-        for encoding in keyframes {
-            self.want_keyframe(key, encoding, Duration::ZERO);
-        }
-        for subscription in unsupported {
-            self.replace_source(subscription);
-        }
+        let (subscriptions, endpoints) = (&self.subscriptions, &self.endpoints);
+        let receivers = track.subscribers.iter().filter_map(|key| {
+            let subscription = subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+            let receiver = endpoints.get(subscription.subscriber.0)?;
+            receiver.media.protection.is_some().then_some((subscription.subscriber, *key))
+        });
+        self.deliveries.push(arrived, receivers);
     }
 
     /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
@@ -200,14 +181,27 @@ impl Shard {
         }
     }
 
-    fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+    /// Asks for a keyframe of an encoding, for a wish that was uttered so long ago.
+    pub(super) fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
         let now = self.now;
         let Some(track) = self.tracks.get_mut(key.0) else { return };
-        let rtt = self.endpoints.get(track.publisher.0).and_then(|publisher| publisher.media.rtt());
+        let publisher = track.publisher().and_then(|publisher| self.endpoints.get(publisher.0));
+        let rtt = publisher.and_then(|publisher| publisher.media.rtt());
         if track.want_keyframe(now, encoding, rtt, sent_before) {
-            let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
-            let (publisher, mid) = (track.publisher, track.mid);
-            self.send_keyframe_request(publisher, mid, rid);
+            self.request_keyframe(key, encoding, sent_before);
+        }
+    }
+
+    /// Passes a wish on: to the publisher, or to the shard that has it.
+    pub(super) fn request_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        match &track.origin {
+            Origin::Publisher { endpoint, mid } => {
+                let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
+                let (publisher, mid) = (*endpoint, *mid);
+                self.send_keyframe_request(publisher, mid, rid);
+            }
+            Origin::Relay(origin) => self.relay.want_keyframe(origin, encoding, sent_before),
         }
     }
 
@@ -216,9 +210,7 @@ impl Shard {
         let track =
             self.endpoints.get(publisher.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
         let Some(key) = track else { return };
-        let Some(track) =
-            self.tracks.get(key.0).filter(|track| !track.muted && !track.subscribers.is_empty())
-        else {
+        let Some(track) = self.tracks.get(key.0).filter(|track| !track.muted && track.is_received()) else {
             return;
         };
         if let Some(index) = track.encoding_index(rid) {
@@ -226,7 +218,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
+    fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
         let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
         let section = endpoint.sections.iter().position(|section| section.mid == mid);
         let Some(source) = section.and_then(|section| endpoint.media.upstream.source_of(section, rid)) else {

@@ -16,13 +16,16 @@ use rand::RngExt;
 use slab::Slab;
 use zynk_protocol::MediaKind;
 
-use super::{EndpointKey, Shard, outbox::Outbox, reports};
+use super::{
+    EndpointKey, Shard, reports,
+    transmission::{Sent, Transmission, schedule},
+};
 use crate::{
     Transport,
     connection::{Mid, NegotiatedFormats, Rid},
     downstream::Queued,
     endpoint::{Endpoint, Section},
-    forwarder::{Subscription, WriteTo},
+    forwarder::Subscription,
     media::{
         egress::{EgressConfig, EgressStream, NtpTime, RtxConfig},
         extensions::{ExtensionKind, SendTime},
@@ -33,7 +36,7 @@ use crate::{
     },
     media_session::MediaSession,
     sdp::RemoteDescription,
-    track::{PublisherClock, Track},
+    track::PublisherClock,
 };
 
 /// Octets of a received packet; larger ones are dropped. Browsers send up to 1200, gateways up to an Ethernet
@@ -144,10 +147,13 @@ impl Shard {
     }
 
     fn note_clock(&mut self, key: EndpointKey, section: usize, rid: Option<Rid>, clock: PublisherClock) {
-        let track = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
-        let Some(track) = track.and_then(|track| self.tracks.get_mut(track.0)) else { return };
-        if let Some(encoding) = track.encoding_index(rid).and_then(|index| track.encodings.get_mut(index)) {
+        let track_key = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
+        let Some(track_key) = track_key else { return };
+        let Some(track) = self.tracks.get_mut(track_key.0) else { return };
+        let Some(index) = track.encoding_index(rid) else { return };
+        if let Some(encoding) = track.encodings.get_mut(index) {
             encoding.clock = Some(clock);
+            self.tell_clock(track_key, index, clock);
         }
     }
 
@@ -227,151 +233,73 @@ impl Shard {
         }
     }
 
-    /// Sends what is due on a connection: packets, and if it needs attention requests, feedback and reports.
+    /// Sends what is due on a connection: packets that waited, and if it needs attention requests, feedback and
+    /// reports.
     pub(super) fn serve_media(&mut self, key: EndpointKey) {
-        let now = self.now;
-        let ntp = self.ntp;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         endpoint.media.dirty = false;
         let attention = std::mem::take(&mut endpoint.media.attention);
-        let (subscriptions, tracks, outbox) = (&self.subscriptions, &self.tracks, &mut self.outbox);
-        let served = catch_unwind(AssertUnwindSafe(|| {
-            if attention {
-                endpoint.media.downstream.handle_timeout(now);
-            }
-            let sent = send_packets(endpoint, key, subscriptions, tracks, outbox, now, ntp);
-            if !attention {
-                let timer = sent.timer || !endpoint.media.downstream.is_idle();
-                return (Sent { timer, ..sent }, Vec::new());
-            }
-            reports::send(endpoint, subscriptions, tracks, outbox, now, ntp);
-            (Sent { timer: true, ..sent }, endpoint.media.upstream.take_keyframe_wishes())
-        }));
-        let Ok((sent, wishes)) = served else {
+        let Ok(wishes) = catch_unwind(AssertUnwindSafe(|| self.send_due(key, attention))) else {
             self.end_faulty(key);
             return;
         };
-        self.stats.rtp_packets_sent += sent.packets;
-        self.stats.rtp_bytes_sent += sent.bytes;
         for (section, rid) in wishes {
             self.want_keyframe_from(key, section, rid);
         }
-        if sent.timer {
-            self.set_media_timer(key);
+    }
+
+    /// Returns what the connection lacks keyframes of.
+    fn send_due(&mut self, key: EndpointKey, attention: bool) -> Vec<(usize, Option<Rid>)> {
+        let now = self.now;
+        let Some(endpoint) = self.endpoints.get_mut(key.0) else { return Vec::new() };
+        if attention {
+            endpoint.media.downstream.handle_timeout(now);
         }
-        if sent.polls == PACKETS_PER_TURN_MAX {
+        let (mut sent, mut polls) = (Sent::default(), 0);
+        let media = &mut endpoint.media;
+        if let (Some(path), Some(protection)) = (media.path(), &media.protection) {
+            let mut transmission = Transmission {
+                now,
+                send_time: SendTime::from_ntp(self.ntp.0),
+                path,
+                sealer: &protection.sealer,
+                downstream: &mut media.downstream,
+                sections: &mut endpoint.sections,
+                outbox: &mut self.outbox,
+                sent,
+            };
+            while polls < PACKETS_PER_TURN_MAX
+                && let Some(release) = transmission.downstream.poll(now)
+            {
+                polls += 1;
+                match release {
+                    Release::Packet { item, class, probe } => {
+                        let subscription = self.subscriptions.get(item.subscription.0);
+                        let is_meant = |subscription: &&Subscription| {
+                            subscription.serial == item.serial && subscription.subscriber == key
+                        };
+                        if let Some(subscription) = subscription.filter(is_meant) {
+                            transmission.packet((&item, class, probe), subscription, &self.tracks);
+                        }
+                    }
+                    Release::Padding { bytes, probe } => transmission.padding(usize::from(bytes), probe),
+                }
+            }
+            sent = transmission.sent;
+        }
+        sent.count(now, endpoint, &mut self.stats);
+        if attention {
+            reports::send(endpoint, &self.subscriptions, &self.tracks, &mut self.outbox, now, self.ntp);
+        }
+        let wishes = if attention { endpoint.media.upstream.take_keyframe_wishes() } else { Vec::new() };
+        if attention || sent.timer || !endpoint.media.downstream.is_idle() {
+            schedule(&mut self.media_timers, key, &endpoint.media);
+        }
+        if polls == PACKETS_PER_TURN_MAX {
             self.mark_media(key);
         }
+        wishes
     }
-
-    pub(super) fn set_media_timer(&mut self, key: EndpointKey) {
-        let Some(endpoint) = self.endpoints.get(key.0) else { return };
-        let Ok(slot) = u32::try_from(key.0) else { return };
-        match endpoint.media.next_timeout() {
-            // A pacer that is polled too early would be polled again and again within the millisecond.
-            Some(at) => self.media_timers.schedule(slot, at),
-            None => self.media_timers.cancel(slot),
-        }
-    }
-}
-
-/// What [`send_packets`] did.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sent {
-    packets: u64,
-    bytes: u64,
-    /// Times that the pacer had something to send.
-    polls: usize,
-    /// The time at which the connection is to be served next may have changed.
-    timer: bool,
-}
-
-fn send_packets(
-    endpoint: &mut Endpoint,
-    key: EndpointKey,
-    subscriptions: &Slab<Subscription>,
-    tracks: &Slab<Track>,
-    outbox: &mut Outbox,
-    now: Instant,
-    ntp: NtpTime,
-) -> Sent {
-    let Endpoint { media, sections, traffic, .. } = endpoint;
-    let mut sent = Sent::default();
-    let (Some(path), Some(protection)) = (media.path(), &media.protection) else { return sent };
-    let downstream = &mut media.downstream;
-    let send_time = SendTime::from_ntp(ntp.0);
-    for _ in 0..PACKETS_PER_TURN_MAX {
-        let Some(release) = downstream.poll(now) else { break };
-        sent.polls += 1;
-        let transport_sequence = downstream.next_number();
-        let mut output = WriteTo {
-            now,
-            sealer: &protection.sealer,
-            buffer: outbox.buffer(),
-            transport_sequence,
-            send_time,
-        };
-        match release {
-            Release::Packet { item, class, probe } => {
-                let written = write_packet(&item, class, key, subscriptions, tracks, sections, &mut output);
-                let Some((bytes, payload_bytes)) = written else { continue };
-                outbox.commit(path, bytes);
-                sent.timer |= downstream.register(now, bytes, probe);
-                if class != PacketClass::Retransmission {
-                    sent.packets += 1;
-                    sent.bytes += payload_bytes as u64;
-                    traffic.packets_sent += 1;
-                    traffic.bytes_sent += payload_bytes as u64;
-                }
-            }
-            Release::Padding { bytes, probe } => {
-                let written = write_padding(sections, usize::from(bytes), &mut output).unwrap_or(0);
-                if written > 0 {
-                    outbox.commit(path, written);
-                    sent.timer |= downstream.register(now, written, probe);
-                }
-                downstream.on_padding(now, written, probe);
-            }
-        }
-    }
-    if sent.packets > 0 {
-        sent.timer |= media.report_soon(now);
-    }
-    sent
-}
-
-fn write_packet(
-    item: &Queued,
-    class: PacketClass,
-    key: EndpointKey,
-    subscriptions: &Slab<Subscription>,
-    tracks: &Slab<Track>,
-    sections: &mut [Section],
-    output: &mut WriteTo<'_>,
-) -> Option<(usize, usize)> {
-    let subscription = subscriptions.get(item.subscription.0)?;
-    if subscription.serial != item.serial || subscription.subscriber != key {
-        return None;
-    }
-    let section = sections.get_mut(subscription.section)?;
-    let again = class == PacketClass::Retransmission;
-    let stream = section.stream.as_mut()?;
-    let written = subscription.write(item, again, tracks, stream, output);
-    if again && written.is_none() {
-        stream.forgo_resend();
-    }
-    written
-}
-
-/// Padding goes with the retransmissions of some stream that sends video.
-fn write_padding(sections: &mut [Section], bytes: usize, output: &mut WriteTo<'_>) -> Option<usize> {
-    let stream = sections
-        .iter_mut()
-        .filter(|section| section.subscription.is_some())
-        .filter_map(|section| section.stream.as_mut())
-        .find(|stream| stream.rtx_ssrc().is_some() && stream.stats().packets > 0)?;
-    let (sequence, at) = (output.transport_sequence, output.send_time);
-    stream.write_padding(output.sealer, output.buffer, bytes, 0, sequence, at).ok()
 }
 
 fn take_rtcp(

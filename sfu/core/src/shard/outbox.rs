@@ -37,13 +37,14 @@ pub(super) struct Entry {
     start: usize,
     len: usize,
     segment_bytes: usize,
+    /// Its last datagram is as long as the others: one more may follow.
+    open: bool,
 }
 
 impl Entry {
     /// Takes up a datagram that lies right behind it, if it can go in the same send.
     fn extend(&mut self, path: Path, start: usize, len: usize) -> bool {
-        let ends_full = self.len.is_multiple_of(self.segment_bytes.max(1));
-        let fits = ends_full
+        let fits = self.open
             && (1..=self.segment_bytes).contains(&len)
             && self.path == path
             && self.start + self.len == start
@@ -51,6 +52,7 @@ impl Entry {
             && self.len <= (RUN_DATAGRAMS_MAX - 1) * self.segment_bytes;
         if fits {
             self.len += len;
+            self.open = len == self.segment_bytes;
         }
         fits
     }
@@ -79,7 +81,7 @@ impl Outbox {
         let start = self.used;
         self.used += len;
         if !self.entries.back_mut().is_some_and(|last| last.extend(path, start, len)) {
-            self.entries.push_back(Entry { path, start, len, segment_bytes: len });
+            self.entries.push_back(Entry { path, start, len, segment_bytes: len, open: true });
         }
     }
 
@@ -102,7 +104,7 @@ impl Outbox {
 
     /// What it says.
     pub(super) fn transmit(&self, entry: Entry) -> Transmit<'_> {
-        let Entry { path, start, len, segment_bytes } = entry;
+        let Entry { path, start, len, segment_bytes, .. } = entry;
         Transmit {
             transport: path.transport,
             source: path.local,

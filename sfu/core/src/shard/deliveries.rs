@@ -1,0 +1,111 @@
+//! Packets that came since output was last taken, and who is to get them: receiver by receiver, so that what a receiver
+//! is made of is looked at once a turn, and what it gets leaves together.
+//!
+//! ```text
+//!   arrivals    p0 p1 p2 …                     each packet once
+//!   deliveries  (A p0) (B p0) (A p1) (B p2)    in order of arrival
+//!     sorted    (A p0) (A p1) │ (B p0) (B p2)  a receiver at a time, its audio last
+//! ```
+
+use std::ops::Range;
+
+use zynk_protocol::MediaKind;
+
+use super::{EndpointKey, SubscriptionKey, TrackKey};
+use crate::{connection::PacketHead, media::store::PacketHandle, track::ActiveEncodings};
+
+/// A packet that lies in its track's store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    pub(super) track: TrackKey,
+    /// See [`crate::track::Track::serial`].
+    pub(super) track_serial: u32,
+    pub(super) kind: MediaKind,
+    pub(super) encoding: usize,
+    pub(super) handle: PacketHandle,
+    pub(super) head: PacketHead,
+    /// Octets, as far as the pacer needs to know.
+    pub(super) bytes: usize,
+    /// What the track was sending when it came.
+    pub(super) active: ActiveEncodings,
+    pub(super) highest_layer: u8,
+}
+
+/// One packet for one subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Delivery {
+    pub(super) receiver: EndpointKey,
+    /// A short packet ends a segmented send.
+    is_audio: bool,
+    packet: u32,
+    pub(super) subscription: SubscriptionKey,
+}
+
+/// What waits to be delivered.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    arrived: Vec<Arrived>,
+    deliveries: Vec<Delivery>,
+    /// Those before have been begun.
+    next: usize,
+    sorted: bool,
+}
+
+impl Deliveries {
+    /// Adds a packet and those who are to get it.
+    pub(super) fn push(
+        &mut self,
+        arrived: Arrived,
+        receivers: impl Iterator<Item = (EndpointKey, SubscriptionKey)>,
+    ) {
+        // Turns end long before there are so many.
+        let Ok(packet) = u32::try_from(self.arrived.len()) else { return };
+        let is_audio = arrived.kind == MediaKind::Audio;
+        let before = self.deliveries.len();
+        self.deliveries.extend(receivers.map(|(receiver, subscription)| Delivery {
+            receiver,
+            is_audio,
+            packet,
+            subscription,
+        }));
+        if self.deliveries.len() > before {
+            self.arrived.push(arrived);
+            self.sorted = false;
+        }
+    }
+
+    /// Whether all has been delivered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.next >= self.deliveries.len()
+    }
+
+    /// Goes on to the next receiver, all of whose deliveries are in the range.
+    pub(super) fn next_receiver(&mut self) -> Option<(EndpointKey, Range<usize>)> {
+        if !self.sorted {
+            self.sorted = true;
+            // Those of a single packet have a receiver each.
+            if self.arrived.len() > 1
+                && let Some(waiting) = self.deliveries.get_mut(self.next..)
+            {
+                waiting.sort_unstable();
+            }
+        }
+        let start = self.next;
+        let waiting = self.deliveries.get(start..).unwrap_or_default();
+        let Some(Delivery { receiver, .. }) = waiting.first().copied() else {
+            self.arrived.clear();
+            self.deliveries.clear();
+            self.next = 0;
+            return None;
+        };
+        let count = waiting.iter().take_while(|delivery| delivery.receiver == receiver).count();
+        self.next = start + count;
+        Some((receiver, start..self.next))
+    }
+
+    /// A delivery of a receiver that has been begun.
+    pub(super) fn get(&self, index: usize) -> Option<(Delivery, &Arrived)> {
+        let delivery = *self.deliveries.get(index)?;
+        Some((delivery, self.arrived.get(delivery.packet as usize)?))
+    }
+}
