@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Transport,
-    connection::{Mid, Rid},
+    connection::{Mid, NegotiatedFormats, Rid},
     downstream::Queued,
     endpoint::{Endpoint, Section},
     forwarder::Subscription,
@@ -174,7 +174,10 @@ impl Shard {
                 let index = sections.iter().position(|section| section.name == remote.mid);
                 remote.sources.iter().filter_map(move |source| Some((index?, *source)))
             });
-            media.upstream.negotiated(map, connection.formats(), declared);
+            // Who only receives needs no formats to be received in.
+            let sends = description.sections.iter().any(|remote| remote.sends);
+            let formats = if sends { connection.formats() } else { NegotiatedFormats::default() };
+            media.upstream.negotiated(map, formats, declared);
         });
     }
 

@@ -34,7 +34,7 @@ impl Shard {
         let Some(connection) = self.endpoints.get(key.0).map(|endpoint| endpoint.id) else { return };
         let answer = sdp::read(offer).and_then(|description| {
             let answer = self
-                .guard(key, |endpoint| endpoint.connection.accept_offer(offer))
+                .guard(key, |endpoint| endpoint.connection.accept_offer(offer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok((description, answer))
         });
@@ -91,6 +91,8 @@ impl Shard {
         let mut stopped = Vec::new();
         let mut released = Vec::new();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        // What an offer adds is known at once: no room is left for more.
+        endpoint.sections.reserve_exact(description.sections.len().saturating_sub(endpoint.sections.len()));
         for remote in &description.sections {
             let Some(kind) = remote.kind else { continue };
             let position = endpoint.sections.iter().position(|section| section.name == remote.mid);
@@ -421,7 +423,7 @@ impl Shard {
         }
         endpoint.negotiation.outstanding = None;
         let accepted = sdp::read(answer).and_then(|description| {
-            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer))
+            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok(description)
         });
