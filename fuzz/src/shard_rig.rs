@@ -57,6 +57,7 @@ impl Rig {
                     }
                     _ => {}
                 },
+                Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 Output::Timeout(_) => {
                     assert_eq!(self.shard.stats().sessions_panicked, 0, "a session panicked");
                     return transmits;

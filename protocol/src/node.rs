@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Signaling decides (who is in a room, what may be published, who wants what); the node negotiates SDP and
-//! moves media. SDP is text here: only the node reads it. Commands of one room are obeyed in the order in
-//! which they were sent, and notices arrive in the order in which they happened.
+//! moves media. SDP is text here: only the node reads it. Commands about one connection are obeyed in the order in
+//! which they were sent, and notices about it arrive in the order in which they happened; so do all of one room
+//! as long as the node has it on one worker.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -61,7 +61,8 @@ pub(crate) struct StreamSessions {
 pub(crate) struct StreamSession {
     pub(crate) room: RoomName,
     pub(crate) identity: Identity,
-    commands: mpsc::Sender<Command>,
+    /// Boxed: a channel has room for 32 messages from the beginning.
+    commands: mpsc::Sender<Box<Command>>,
 }
 
 /// A session that has begun.
@@ -186,14 +187,14 @@ impl StreamSession {
     pub(crate) async fn patch(&self, condition: IfMatch, fragment: SdpFragment) -> Result<Patched, Problem> {
         let (reply, result) = oneshot::channel();
         let command = Command::Patch { condition, fragment, reply };
-        self.commands.send(command).await.map_err(|_| Problem::no_session())?;
+        self.commands.send(Box::new(command)).await.map_err(|_| Problem::no_session())?;
         result.await.unwrap_or_else(|_| Err(Problem::no_session()))
     }
 
     /// Ends the session; it has left the room when this returns.
     pub(crate) async fn leave(&self) -> Result<(), Problem> {
         let (reply, done) = oneshot::channel();
-        self.commands.send(Command::Leave { reply }).await.map_err(|_| Problem::no_session())?;
+        self.commands.send(Box::new(Command::Leave { reply })).await.map_err(|_| Problem::no_session())?;
         // The reply is lost when the room ends the session at the same moment: it has left, too.
         let _ = done.await;
         Ok(())
@@ -204,7 +205,7 @@ impl StreamSession {
 struct StreamTask {
     requests: mpsc::Sender<Box<SignalRequest>>,
     responses: ResponseReceiver,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     /// The client's description, with the credentials of its present ICE session.
     offer: String,
     client_ufrag: Option<String>,
@@ -224,15 +225,16 @@ impl StreamTask {
                     // Everything else is for clients that hold a conversation.
                     Some(_) => {}
                 },
-                command = self.commands.recv() => match command {
+                command = self.commands.recv() => match command.map(|command| *command) {
                     None => return,
                     Some(Command::Patch { condition, fragment, reply }) => {
-                        let result = self.patch(&condition, &fragment).await;
+                        // Boxed, as below: the task has room for what it waits for, all its life.
+                        let result = Box::pin(self.patch(&condition, &fragment)).await;
                         // The HTTP client may have gone.
                         let _ = reply.send(result);
                     }
                     Some(Command::Leave { reply }) => {
-                        self.leave().await;
+                        Box::pin(self.leave()).await;
                         let _ = reply.send(());
                         return;
                     }

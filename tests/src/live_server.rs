@@ -42,6 +42,15 @@ impl LiveServer {
         Self::start_command(command)
     }
 
+    /// Same, with two workers, and each room on both of them from its third connection on.
+    pub fn start_spread() -> Self {
+        let mut command = Command::new(Self::binary());
+        command
+            .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1", "--workers", "2"])
+            .env("ZYNK_SFU__SPREAD_CONNECTIONS", "2");
+        Self::start_command(command)
+    }
+
     /// Same, with a command of the caller's that runs [`Self::binary`] and makes it print its ports.
     ///
     /// # Panics

@@ -365,6 +365,7 @@ impl World {
         }
         loop {
             match self.shard.poll_output() {
+                sfu::Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 sfu::Output::Timeout(at) => {
                     self.shard_deadline = at;
                     return busy;

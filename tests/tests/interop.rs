@@ -59,5 +59,11 @@ fn everybody_gets_the_backup_codec_where_the_publisher_prefers_that() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webrtc_rs_publishes_through_whip_and_plays_through_whep() {
     let server = LiveServer::start();
-    webrtc_rs::publish_and_play(&server.url()).await;
+    webrtc_rs::publish_and_play(&server.url(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webrtc_rs_plays_through_whep_on_another_worker_than_the_publishers() {
+    let server = LiveServer::start_spread();
+    webrtc_rs::publish_and_play(&server.url(), 4).await;
 }

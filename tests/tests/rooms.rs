@@ -102,16 +102,39 @@ async fn fifty_listeners_lose_nothing_in_thirty_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_and_two_carry_media_and_data_to_each_other() {
-    let server = LiveServer::start();
+    media_and_data_flow(&LiveServer::start(), &["alice", "bob"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_on_two_workers_carry_media_and_data_to_each_other() {
+    let server = LiveServer::start_spread();
+    media_and_data_flow(&server, &["alice", "bob", "carol", "dave"]).await;
+    let relayed = "zynk_sfu_relay_packets_total{result=\"received\"}";
+    assert!(eventually(SETTLE_LIMIT, async || metric(&server, relayed).await > 0.0).await);
+    assert_eq!(metric(&server, "zynk_sfu_sessions_panicked_total").await, 0.0);
+}
+
+async fn metric(server: &LiveServer, name: &str) -> f64 {
+    let metrics = reqwest::get(format!("{}/metrics", server.url())).await.unwrap().text().await.unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+}
+
+/// Everybody publishes, with one connection or with two, and gets media and messages of everybody else.
+async fn media_and_data_flow(server: &LiveServer, names: &[&str]) {
     let mut people = Vec::new();
-    for (name, connections) in [("alice", PeerConnections::Single), ("bob", PeerConnections::Dual)] {
-        let options = ClientOptions { connections, ..ClientOptions::default() };
-        let mut person = Participant::join_with(&server, "pair", name, options).await.unwrap();
+    for (name, connections) in
+        names.iter().zip([PeerConnections::Single, PeerConnections::Dual].iter().cycle())
+    {
+        let options = ClientOptions { connections: *connections, ..ClientOptions::default() };
+        let mut person = Participant::join_with(server, "pair", name, options).await.unwrap();
         person.publish_microphone().await.unwrap();
         person.publish_camera(500_000).await.unwrap();
         people.push(person);
     }
-    for (sender, receiver) in [(0, 1), (1, 0)] {
+    let all = 0..people.len();
+    let pairs = all.clone().flat_map(|sender| all.clone().map(move |receiver| (sender, receiver)));
+    for (sender, receiver) in pairs.filter(|(sender, receiver)| sender != receiver) {
         let (sender, receiver) = (&people[sender], &people[receiver]);
         everything_flows(sender, &[receiver]).await;
         let mut events = receiver.client.events();
@@ -120,14 +143,17 @@ async fn one_connection_and_two_carry_media_and_data_to_each_other() {
             let value = Some(data_packet::Value::User(user));
             let packet = Box::new(livekit::DataPacket { value, ..Default::default() });
             sender.client.command(Command::SendData { kind, packet }).await.unwrap();
-            let received = tokio::time::timeout(SETTLE_LIMIT, async {
-                loop {
-                    if let Event::Data { kind, packet } = events.recv().await.unwrap() {
-                        break (kind, packet.participant_identity);
-                    }
+            // What others said to everybody comes as well.
+            let is_ours = |event: Event| match event {
+                Event::Data { kind: came, packet } => {
+                    came == kind && packet.participant_identity == sender.identity()
                 }
-            });
-            assert_eq!(received.await.unwrap(), (kind, sender.identity().to_owned()));
+                _ => false,
+            };
+            let received =
+                tokio::time::timeout(SETTLE_LIMIT, async { while !is_ours(events.recv().await.unwrap()) {} });
+            let names = (sender.identity(), receiver.identity());
+            assert!(received.await.is_ok(), "no {kind:?} message from {} to {}", names.0, names.1);
         }
     }
 }

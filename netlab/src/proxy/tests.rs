@@ -280,6 +280,31 @@ fn a_target_that_is_not_there_yet_is_reached_later() {
     assert_eq!(receive(&target).0, b"somebody");
 }
 
+/// What the kernel reports with a send is about an earlier one, and it then sends nothing.
+#[test]
+fn a_report_about_one_datagram_costs_no_other() {
+    const COUNT: u64 = 50;
+    let Lab { target, running, address } = Lab::start(ProxyConfig::default());
+    drop(target);
+    let lab = Lab { target: udp(), running, address };
+    let (client, controller) = (lab.client(), lab.running.controller());
+    let stopped = LinkConfig { rate: Bitrate::ZERO, queue_bytes: Some(u64::MAX), ..LinkConfig::IDEAL };
+    // Nearly every datagram is reported on, if every one is sent. The kernel may be late with a round's reports, and
+    // keeps only the last of a socket.
+    let all_reported = (1..=100).any(|round| {
+        controller.set_links(stopped.clone(), LinkConfig::IDEAL).unwrap();
+        for _ in 0..COUNT {
+            client.send(b"nobody").unwrap();
+        }
+        let before = lab.wait_for(|stats| stats.upstream.sent == COUNT * round).unreachable;
+        // They leave at once.
+        controller.set_links(LinkConfig::IDEAL, LinkConfig::IDEAL).unwrap();
+        let after = lab.wait_for(|stats| stats.upstream.held == 0).unreachable;
+        after - before > COUNT * 2 / 3
+    });
+    assert!(all_reported);
+}
+
 #[test]
 fn links_change_while_it_runs() {
     let lab = Lab::start(ProxyConfig::default());

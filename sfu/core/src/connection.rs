@@ -6,6 +6,7 @@
 mod keys;
 mod negotiated;
 mod packet;
+mod streams;
 
 use std::{
     fmt,
@@ -25,12 +26,13 @@ use str0m::{
 };
 use zynk_protocol::{DataKind, MediaKind, MimeType, NegotiationFailure};
 
-use crate::{Certificate, ShardError, Transport};
+use crate::{Certificate, ShardError, Transport, sdp::RemoteDescription};
 
 use keys::KeySlot;
 use str0m::media::Pt;
 
 use packet::{NegotiatedOnly, payload_format};
+use streams::{DescribedStreams, SendingStream};
 
 pub(crate) use keys::SessionKeys;
 pub(crate) use negotiated::{NegotiatedFormats, PayloadTypes};
@@ -141,6 +143,7 @@ pub(crate) struct Connection {
     connected: bool,
     /// Counts what both sides agreed on, see [`PayloadFormat::number`].
     negotiations: u32,
+    streams: DescribedStreams,
     keys: KeySlot,
     #[cfg(test)]
     faulty: bool,
@@ -180,6 +183,7 @@ impl Connection {
             channels: [None; DataKind::ALL.len()],
             connected: false,
             negotiations: 0,
+            streams: DescribedStreams::default(),
             keys,
             #[cfg(test)]
             faulty: false,
@@ -352,16 +356,41 @@ impl Connection {
         let _ = self.rtc.close();
     }
 
-    /// Answers a client's offer. Returns our SDP.
-    pub(crate) fn accept_offer(&mut self, sdp: &str) -> Result<String, NegotiationFailure> {
+    /// Answers a client's offer, whose contents are `description`. Returns our SDP.
+    pub(crate) fn accept_offer(
+        &mut self,
+        sdp: &str,
+        description: &RemoteDescription,
+    ) -> Result<String, NegotiationFailure> {
         let offer = SdpOffer::from_sdp_string(sdp).map_err(unparsable)?;
-        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(invalid)?;
+        let answer =
+            self.with_streams(description, |rtc| rtc.sdp_api().accept_offer(offer).map_err(invalid))?;
         self.pending = None;
         Ok(answer.to_sdp_string())
     }
 
+    /// Runs `negotiate` while str0m knows our streams.
+    fn with_streams<T>(
+        &mut self,
+        description: &RemoteDescription,
+        negotiate: impl FnOnce(&mut Rtc) -> T,
+    ) -> T {
+        self.streams.declare(&mut self.rtc);
+        let outcome = negotiate(&mut self.rtc);
+        self.streams.withdraw(&mut self.rtc);
+        self.streams.adopt(&mut self.rtc, description);
+        outcome
+    }
+
+    /// The stream that we send in a section.
+    pub(crate) fn sending_stream(&self, mid: Mid) -> Option<SendingStream> {
+        let (ssrc, rtx) = self.streams.get(mid)?;
+        Some(SendingStream { ssrc, rtx, cname: self.rtc.media(mid)?.cname().to_owned() })
+    }
+
     /// Makes an offer with the given changes. None when there is nothing to negotiate.
     pub(crate) fn create_offer(&mut self, changes: &OfferChanges) -> Option<Offer> {
+        self.streams.declare(&mut self.rtc);
         let mut api = self.rtc.sdp_api();
         if changes.data_channels {
             for kind in DataKind::ALL {
@@ -389,18 +418,24 @@ impl Connection {
         if changes.restart_ice {
             api.ice_restart(true);
         }
-        let (offer, pending) = api.apply()?;
+        let applied = api.apply();
+        self.streams.withdraw(&mut self.rtc);
+        let (offer, pending) = applied?;
         self.pending = Some(pending);
         Some(Offer { sdp: offer.to_sdp_string(), added })
     }
 
-    /// Takes the client's answer to the outstanding offer.
-    pub(crate) fn accept_answer(&mut self, sdp: &str) -> Result<(), NegotiationFailure> {
+    /// Takes the client's answer to the outstanding offer, whose contents are `description`.
+    pub(crate) fn accept_answer(
+        &mut self,
+        sdp: &str,
+        description: &RemoteDescription,
+    ) -> Result<(), NegotiationFailure> {
         let pending = self.pending.take().ok_or_else(|| NegotiationFailure::InvalidSdp {
             detail: "an answer without an outstanding offer".into(),
         })?;
         let answer = SdpAnswer::from_sdp_string(sdp).map_err(unparsable)?;
-        self.rtc.sdp_api().accept_answer(pending, answer).map_err(invalid)
+        self.with_streams(description, |rtc| rtc.sdp_api().accept_answer(pending, answer).map_err(invalid))
     }
 
     /// Our ICE credentials now.

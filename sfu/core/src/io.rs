@@ -4,6 +4,8 @@ use std::{net::SocketAddr, time::Instant};
 
 use zynk_protocol::{NodeAction, NodeEvent, RoomSid};
 
+use crate::{RelayBatch, ShardIndex};
+
 /// How a datagram travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -39,6 +41,20 @@ pub enum Input<'a> {
         /// What to do.
         action: NodeAction,
     },
+    /// Which other shards have a share of a room, all of them each time; none if it is this shard's alone (again).
+    Siblings {
+        /// The room.
+        room: RoomSid,
+        /// The others.
+        shards: Vec<ShardIndex>,
+    },
+    /// What another shard had to say: its [`Output::Relay`] for this one. In the order of leaving there.
+    Relay {
+        /// Who.
+        from: ShardIndex,
+        /// What.
+        batch: RelayBatch,
+    },
     /// The time that [`Output::Timeout`] named has come (or any other time: it does no harm).
     Timeout,
 }
@@ -54,6 +70,13 @@ pub enum Output<'a> {
         room: RoomSid,
         /// What happened.
         event: NodeEvent,
+    },
+    /// Hand this to another shard of the node.
+    Relay {
+        /// Which.
+        to: ShardIndex,
+        /// What.
+        batch: RelayBatch,
     },
     /// Nothing more to do before this time, unless input arrives.
     Timeout(Instant),

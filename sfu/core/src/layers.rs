@@ -54,8 +54,8 @@ pub(crate) struct StreamLayers {
 }
 
 impl StreamLayers {
-    /// Notes a packet, and completes it with what its dependency descriptor says.
-    pub(crate) fn observe(&mut self, now: Instant, packet: &mut MediaPacket<'_>) {
+    /// Completes a publisher's packet with what its dependency descriptor says.
+    pub(crate) fn describe(&mut self, packet: &mut MediaPacket<'_>) {
         if matches!(packet.format.codec, Codec::Av1 | Codec::Vp9)
             && let Some(descriptor) = packet.extensions.dependency_descriptor
             && let Some(described) = self.descriptors.read(descriptor, packet.timestamp)
@@ -64,6 +64,10 @@ impl StreamLayers {
             packet.layers = packet.layers.or(described.layers);
             packet.targets = Some(described.targets);
         }
+    }
+
+    /// Notes which layers a packet shows to be there.
+    pub(crate) fn observe(&mut self, now: Instant, packet: &MediaPacket<'_>) {
         if let Some(count) = packet.layers {
             for gone in self.seen_at.iter_mut().skip(usize::from(count)) {
                 *gone = None;
@@ -303,13 +307,13 @@ mod tests {
             MediaPacket { layer: Some(layer), ..MediaPacket::unreceived(Codec::H264, 1, 0, &[1]) }
         };
         assert_eq!(layers.highest(at(0)), 0);
-        layers.observe(at(0), &mut packet(2));
-        layers.observe(at(0), &mut packet(1));
-        layers.observe(at(1000), &mut packet(1));
+        layers.observe(at(0), &packet(2));
+        layers.observe(at(0), &packet(1));
+        layers.observe(at(1000), &packet(1));
         assert_eq!(layers.highest(at(1499)), 2);
         assert_eq!(layers.highest(at(1500)), 1);
-        layers.observe(at(1600), &mut packet(2));
-        layers.observe(at(1600), &mut MediaPacket { layers: Some(1), ..packet(0) });
+        layers.observe(at(1600), &packet(2));
+        layers.observe(at(1600), &MediaPacket { layers: Some(1), ..packet(0) });
         assert_eq!(layers.highest(at(1600)), 0, "a keyframe says that there is only one");
     }
 }

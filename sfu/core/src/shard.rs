@@ -4,6 +4,7 @@
 //!  Input ─► datagram ─► demux ─┬─ STUN, DTLS ─► connection
 //!        │                      └─ RTP, RTCP ──► media session ─► track ─► subscriptions ─► media sessions
 //!        ├► command  ─► endpoint, track, subscription
+//!        ├► relay    ─► track ─► subscriptions        (packets of another shard's publishers)
 //!        └► timeout  ─► connections, media sessions, negotiations, keyframe requests, speakers
 //!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
@@ -16,6 +17,7 @@ mod forward;
 mod media;
 mod negotiate;
 mod outbox;
+mod relay;
 mod reports;
 mod timers;
 mod transmission;
@@ -46,6 +48,7 @@ use crate::{
 
 use deliveries::Deliveries;
 use outbox::Outbox;
+use relay::Relay;
 
 /// Index of a connection in the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +81,8 @@ pub struct Shard {
     subscriptions: Slab<Subscription>,
     /// Subscriptions to tracks that have not started.
     waiting: FxHashMap<TrackSid, Vec<SubscriptionKey>>,
+    /// Rooms that other shards have a share of.
+    relay: Relay,
     demux: Demux<EndpointKey>,
     /// Packets that came, for those who are to get them.
     deliveries: Deliveries,
@@ -113,7 +118,7 @@ pub struct ShardStats {
     pub rooms: u64,
     /// Connections now.
     pub connections: u64,
-    /// Published tracks now.
+    /// Tracks that are published here now.
     pub tracks: u64,
     /// Subscriptions now.
     pub subscriptions: u64,
@@ -125,6 +130,10 @@ pub struct ShardStats {
     pub rtp_packets_sent: u64,
     /// Payload bytes of those.
     pub rtp_bytes_sent: u64,
+    /// RTP packets that publishers here sent, handed to other shards: once for each of them.
+    pub relay_packets_sent: u64,
+    /// RTP packets taken from other shards.
+    pub relay_packets_received: u64,
     /// Keyframe requests (PLI, FIR) received from subscribers.
     pub keyframe_requests_received: u64,
     /// Keyframe requests sent to publishers.
@@ -159,6 +168,7 @@ impl Shard {
             by_sid: FxHashMap::default(),
             subscriptions: Slab::new(),
             waiting: FxHashMap::default(),
+            relay: Relay::default(),
             demux: Demux::new(),
             deliveries: Deliveries::default(),
             outbox: Outbox::default(),
@@ -196,6 +206,11 @@ impl Shard {
                 self.deliver_all();
                 self.handle_command(room, action);
             }
+            Input::Siblings { room, shards } => {
+                self.deliver_all();
+                self.set_siblings(room, shards);
+            }
+            Input::Relay { from, batch } => self.handle_relay(from, &batch),
             Input::Timeout => self.handle_timers(),
         }
     }
@@ -222,6 +237,8 @@ impl Shard {
                 self.serve_media(key);
             } else if let Some(key) = self.dirty.pop() {
                 self.flush(key);
+            } else if let Some((to, batch)) = self.relay.next() {
+                return Output::Relay { to, batch };
             } else {
                 return Output::Timeout(self.next_wake());
             }
@@ -235,7 +252,7 @@ impl Shard {
         ShardStats {
             rooms: size(self.rooms.len()),
             connections: size(self.endpoints.len()),
-            tracks: size(self.tracks.len()),
+            tracks: size(self.tracks.len() - self.relay.tracks()),
             subscriptions: size(self.subscriptions.len()),
             ..self.stats
         }
@@ -422,7 +439,7 @@ impl Shard {
         let published: Vec<TrackKey> = self
             .tracks
             .iter()
-            .filter(|(_, track)| track.publisher == key && track.usage.is_none())
+            .filter(|(_, track)| track.publisher() == Some(key) && track.usage.is_none())
             .map(|(index, _)| TrackKey(index))
             .collect();
         for track in published {
@@ -460,9 +477,10 @@ impl Shard {
     fn forget_subscription(&mut self, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.try_remove(key.0) else { return };
         match subscription.source {
-            Some(track) => {
-                if let Some(track) = self.tracks.get_mut(track.0) {
+            Some(source) => {
+                if let Some(track) = self.tracks.get_mut(source.0) {
                     track.subscribers.retain(|other| *other != key);
+                    self.receivers_changed(source);
                 }
             }
             None => {
@@ -474,6 +492,7 @@ impl Shard {
                 }
             }
         }
+        self.forgo(&subscription.track);
     }
 
     fn mark_dirty(&mut self, key: EndpointKey) {

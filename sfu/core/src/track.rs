@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zynk_protocol::{BackupUse, MediaKind, MimeType, TrackSid};
+use zynk_protocol::{BackupUse, MediaKind, MimeType, RoomSid, TrackSid};
 
 use crate::{
-    connection::{MediaPacket, Mid, Rid},
+    ShardIndex,
+    connection::{MediaPacket, Mid, PayloadFormat, Rid},
     dependency_descriptor::DecodeTargets,
     layers::StreamLayers,
     media::{
@@ -17,26 +18,29 @@ use crate::{
         receiver::{LAYERS_MAX, LayerActivity},
         store::{PacketHandle, PacketStore, StoreConfig},
     },
+    relay::TrackLink,
     shard::{EndpointKey, SubscriptionKey, TrackKey},
 };
 
 /// A packet that comes so much too late is none of the running stream's (RFC 3550, appendix A.1:
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
+
 /// A track whose section has been negotiated.
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) sid: TrackSid,
     /// Tells the track from another that got its key later.
     pub(crate) serial: u32,
-    pub(crate) publisher: EndpointKey,
-    pub(crate) mid: Mid,
+    pub(crate) origin: Origin,
     pub(crate) kind: MediaKind,
     /// Lowest first, at most [`LAYERS_MAX`]; one for a track without simulcast.
     pub(crate) encodings: Vec<Encoding>,
     /// Which of them are being sent.
     pub(crate) activity: LayerActivity,
     pub(crate) subscribers: Vec<SubscriptionKey>,
+    /// Other shards that have subscribers, of a track that has its publisher here.
+    pub(crate) relays: Vec<ShardIndex>,
     pub(crate) muted: bool,
     /// The codec that the publisher was asked for.
     pub(crate) codec: Option<MimeType>,
@@ -44,6 +48,28 @@ pub(crate) struct Track {
     pub(crate) backup: Option<TrackKey>,
     /// Set if this is such another codec.
     pub(crate) usage: Option<BackupUse>,
+}
+
+/// Where a track's packets come from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A connection of this shard, in one of its sections.
+    Publisher { endpoint: EndpointKey, mid: Mid },
+    /// The shard that has the publisher.
+    Relay(RelayOrigin),
+}
+
+/// See [`Origin::Relay`].
+#[derive(Debug)]
+pub(crate) struct RelayOrigin {
+    pub(crate) shard: ShardIndex,
+    /// What it calls the track.
+    pub(crate) link: TrackLink,
+    pub(crate) room: RoomSid,
+    /// The format that the publisher is going to send.
+    pub(crate) format: Option<PayloadFormat>,
+    /// It has been told to send packets.
+    pub(crate) flowing: bool,
 }
 
 /// One stream of a track.
@@ -179,6 +205,19 @@ impl Track {
         ActiveEncodings { flags, count: self.encodings.len() }
     }
 
+    /// The connection that publishes it, if that is one of this shard.
+    pub(crate) fn publisher(&self) -> Option<EndpointKey> {
+        match &self.origin {
+            Origin::Publisher { endpoint, .. } => Some(*endpoint),
+            Origin::Relay(_) => None,
+        }
+    }
+
+    /// Whether anybody receives it, here or in another shard.
+    pub(crate) fn is_received(&self) -> bool {
+        !self.subscribers.is_empty() || !self.relays.is_empty()
+    }
+
     /// Whether any media of it has come.
     pub(crate) fn has_begun(&self) -> bool {
         self.encodings.iter().any(|encoding| encoding.timestamp.is_some())
@@ -212,13 +251,17 @@ impl Track {
     }
 
     /// Encodings whose keyframe is overdue, to be asked for again: none where nobody would see it.
-    pub(crate) fn overdue_keyframes(&mut self, now: Instant) -> Vec<Option<Rid>> {
-        if self.muted || self.subscribers.is_empty() {
+    pub(crate) fn overdue_keyframes(&mut self, now: Instant) -> Vec<usize> {
+        if self.muted || !self.is_received() {
             self.encodings.iter_mut().for_each(|encoding| encoding.keyframes.forget());
             return Vec::new();
         }
-        let due = |encoding: &mut Encoding| encoding.keyframes.poll(now).then_some(encoding.rid);
-        self.encodings.iter_mut().filter_map(due).collect()
+        let overdue = self
+            .encodings
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, encoding)| encoding.keyframes.poll(now).then_some(index));
+        overdue.collect()
     }
 }
 

@@ -47,6 +47,11 @@ pub struct SfuConfig {
     /// How long a worker that is busy for 70 % of its time or more lets datagrams wait, to send more of them at
     /// once. One that is busy for less than 30 % waits `hold_back_ms_min`. At most 20 ms.
     pub hold_back_ms_max: u64,
+    /// A room whose workers are all busy for this share of their time or more, in percent, is spread: connections that
+    /// come then go to another worker that is clearly less busy. 1 to 100.
+    pub spread_busy_percent: u8,
+    /// A room that has so many connections on each of its workers is spread likewise. At least 1.
+    pub spread_connections: usize,
     /// Most ICE-TCP connections. Further ones are refused.
     pub tcp_connections_max: usize,
     /// Most ICE-TCP connections from one IPv4 address or IPv6 /64 network. Further ones are refused.
@@ -70,6 +75,8 @@ impl Default for SfuConfig {
             udp_send_buffer_bytes: 4 * 1024 * 1024,
             hold_back_ms_min: 0,
             hold_back_ms_max: 5,
+            spread_busy_percent: 60,
+            spread_connections: 1_000,
             tcp_connections_max: 10_000,
             tcp_connections_per_source_max: 500,
             region: String::new(),
@@ -92,6 +99,10 @@ impl SfuConfig {
         {
             return Err(SfuError::HoldBack { ms });
         }
+        let (percent, connections) = (self.spread_busy_percent, self.spread_connections);
+        if !(1..=100).contains(&percent) || connections == 0 {
+            return Err(SfuError::Spread { percent, connections });
+        }
         Ok(())
     }
 }
@@ -106,6 +117,16 @@ mod tests {
         assert_eq!(config.udp_port_first, 9000);
         assert_eq!(config.announce, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(config.ice_tcp_port, 7881);
+    }
+
+    #[test]
+    fn a_room_that_is_always_above_its_budget_is_refused() {
+        for (spread_busy_percent, spread_connections) in [(0, 1), (101, 1), (60, 0)] {
+            let config = SfuConfig { spread_busy_percent, spread_connections, ..SfuConfig::default() };
+            let error = config.check().unwrap_err();
+            assert!(matches!(error, SfuError::Spread { .. }), "{error}");
+        }
+        assert!(SfuConfig { spread_busy_percent: 100, ..SfuConfig::default() }.check().is_ok());
     }
 
     #[test]

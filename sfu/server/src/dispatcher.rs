@@ -1,6 +1,7 @@
-//! From the bus to the workers: every command goes to the worker that has its room.
+//! From the bus to the workers: every command goes to the worker that has the connection it names, or to all workers of its
+//! room.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mio::Waker;
 use tokio::{
@@ -9,12 +10,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use zynk_bus::Bus;
-use zynk_protocol::{ConnectionState, NodeAction, NodeCommand, NodeEvent, NodeId, NodeInfo, NodeNotice};
+use zynk_protocol::{
+    ConnectionId, ConnectionState, NodeAction, NodeCommand, NodeEvent, NodeId, NodeInfo, NodeNotice,
+    OpenConnection, Recipients, RoomSid,
+};
 use zynk_sfu_core::ShardIndex;
 
 use crate::{
     metrics::WorkerMetrics,
-    placement::{Placement, WorkerLoad},
+    placement::{Budget, Lost, Placed, Placement, WorkerLoad},
 };
 
 /// Commands that wait for one worker. When it is full, the dispatcher waits, and so, in the end, do those
@@ -27,10 +31,19 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause before a node that fell off the bus registers again.
 const REGISTER_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a worker is told, in order.
+#[derive(Debug)]
+pub(crate) enum WorkerCommand {
+    /// An order from signaling.
+    Node(NodeCommand),
+    /// All workers that have a share of a room.
+    Siblings { room: RoomSid, shards: Vec<ShardIndex> },
+}
+
 /// A worker's door for commands.
 #[derive(Debug)]
 pub(crate) struct CommandSender {
-    pub(crate) commands: mpsc::Sender<NodeCommand>,
+    pub(crate) commands: mpsc::Sender<WorkerCommand>,
     pub(crate) waker: Arc<Waker>,
     pub(crate) metrics: Arc<WorkerMetrics>,
 }
@@ -42,12 +55,20 @@ pub(crate) struct Dispatcher {
     region: String,
     workers: Vec<CommandSender>,
     placement: Placement,
+    /// Workers that turned out to be dead and still have rooms.
+    died: Vec<ShardIndex>,
 }
 
 impl Dispatcher {
-    pub(crate) fn new(bus: Arc<dyn Bus>, node: NodeId, region: String, workers: Vec<CommandSender>) -> Self {
-        let placement = Placement::new(workers.len());
-        Self { bus, node, region, workers, placement }
+    pub(crate) fn new(
+        bus: Arc<dyn Bus>,
+        node: NodeId,
+        region: String,
+        workers: Vec<CommandSender>,
+        budget: Budget,
+    ) -> Self {
+        let placement = Placement::new(workers.len(), budget);
+        Self { bus, node, region, workers, placement, died: Vec::new() }
     }
 
     /// What the bus is told of the node.
@@ -84,8 +105,8 @@ impl Dispatcher {
         if let Err(error) = self.bus.deregister_node(&self.node).await {
             tracing::warn!(%error, "cannot leave the bus");
         }
-        for (room, worker) in self.placement.close_all() {
-            self.pass(worker, NodeCommand { room, action: NodeAction::CloseRoom }).await;
+        for (room, workers) in self.placement.close_all() {
+            self.pass_all(&workers, NodeCommand { room, action: NodeAction::CloseRoom }).await;
         }
         // A worker ends when its channel has ended, and sees that when it is woken.
         for CommandSender { commands, waker, .. } in self.workers {
@@ -105,6 +126,7 @@ impl Dispatcher {
                     None => return,
                 },
                 _ = report.tick() => {
+                    self.bury_the_dead().await;
                     if let Err(error) = self.bus.update_node(self.info()).await {
                         tracing::warn!(%error, "cannot report to the bus");
                     }
@@ -124,25 +146,128 @@ impl Dispatcher {
     }
 
     async fn dispatch(&mut self, command: NodeCommand) {
-        let worker = match &command.action {
-            NodeAction::CloseRoom => self.placement.close(&command.room),
-            // Only a connection makes a room: late commands for a closed room must not bring it back.
-            NodeAction::OpenConnection(_) => match self.placement.place(&command.room, &self.loads()) {
-                Ok(worker) => Some(worker),
-                Err(error) => {
-                    tracing::error!(?error, "cannot place a room");
-                    None
+        let NodeCommand { room, action } = command;
+        match action {
+            NodeAction::OpenConnection(open) => self.open(room, open).await,
+            NodeAction::CloseRoom => {
+                let workers = self.placement.close(&room);
+                self.pass_all(&workers, NodeCommand { room, action }).await;
+            }
+            // Only the worker that has the track acts on it; the others ignore it.
+            NodeAction::RemoveTrack { .. } | NodeAction::MuteTrack { .. } => {
+                let workers = self.placement.workers(&room).to_vec();
+                self.pass_all(&workers, NodeCommand { room, action }).await;
+            }
+            NodeAction::SendData { to: Recipients::Connections(connections), kind, payload } => {
+                for (worker, connections) in self.split(&room, connections) {
+                    let to = Recipients::Connections(connections);
+                    let action = NodeAction::SendData { to, kind, payload: payload.clone() };
+                    self.pass(worker, WorkerCommand::Node(NodeCommand { room: room.clone(), action })).await;
                 }
-            },
-            _ => self.placement.find(&command.room),
-        };
-        match worker {
-            Some(worker) => self.pass(worker, command).await,
-            None => self.refuse(command).await,
+            }
+            NodeAction::CloseConnection { connection } => {
+                let worker = self.placement.find(&room, connection);
+                self.placement.forget(&room, connection);
+                self.pass_to(worker, NodeCommand { room, action }).await;
+            }
+            NodeAction::RemoteOffer { connection, .. }
+            | NodeAction::RemoteAnswer { connection, .. }
+            | NodeAction::RemoteCandidate { connection, .. }
+            | NodeAction::RestartIce { connection }
+            | NodeAction::Unsubscribe { connection, .. }
+            | NodeAction::ConfigureSubscription { connection, .. } => {
+                let worker = self.placement.find(&room, connection);
+                self.pass_to(worker, NodeCommand { room, action }).await;
+            }
+            NodeAction::ExpectTrack(ref track) => {
+                let worker = self.placement.find(&room, track.connection);
+                self.pass_to(worker, NodeCommand { room, action }).await;
+            }
+            NodeAction::Subscribe(ref subscribe) => {
+                let worker = self.placement.find(&room, subscribe.connection);
+                self.pass_to(worker, NodeCommand { room, action }).await;
+            }
+        }
+        if !self.died.is_empty() {
+            self.bury_the_dead().await;
         }
     }
 
-    async fn pass(&self, worker: ShardIndex, command: NodeCommand) {
+    /// Only a connection makes a room: late commands for a closed room must not bring it back.
+    async fn open(&mut self, room: RoomSid, open: OpenConnection) {
+        self.bury_the_dead().await;
+        let loads = self.loads();
+        match self.placement.place(&room, open.connection, &loads) {
+            Ok(Placed { worker, joined }) => {
+                if joined {
+                    self.tell_siblings(&room).await;
+                }
+                let action = NodeAction::OpenConnection(open);
+                self.pass(worker, WorkerCommand::Node(NodeCommand { room, action })).await;
+            }
+            Err(error) => {
+                tracing::error!(?error, "cannot place a connection");
+                self.report_failed(room, open.connection).await;
+            }
+        }
+    }
+
+    /// Receivers by their worker.
+    fn split(
+        &self,
+        room: &RoomSid,
+        connections: Vec<ConnectionId>,
+    ) -> BTreeMap<ShardIndex, Vec<ConnectionId>> {
+        let mut split: BTreeMap<ShardIndex, Vec<ConnectionId>> = BTreeMap::new();
+        for connection in connections {
+            if let Some(worker) = self.placement.find(room, connection) {
+                split.entry(worker).or_default().push(connection);
+            }
+        }
+        split
+    }
+
+    /// Tells the workers of a room of each other: before anything else that depends on it.
+    async fn tell_siblings(&mut self, room: &RoomSid) {
+        let shards = self.placement.workers(room).to_vec();
+        for worker in &shards {
+            let (room, shards) = (room.clone(), shards.clone());
+            self.pass(*worker, WorkerCommand::Siblings { room, shards }).await;
+        }
+    }
+
+    /// Parts rooms from workers that have died: their connections have failed, and the other workers go on.
+    async fn bury_the_dead(&mut self) {
+        let loads = self.loads();
+        let workers = (0u8..=u8::MAX).map(ShardIndex).zip(&loads);
+        let dead = workers.filter(|(worker, load)| !load.alive && self.placement.has_rooms(*worker));
+        self.died.extend(dead.map(|(worker, _)| worker));
+        while let Some(worker) = self.died.pop() {
+            for Lost { room, connections, left } in self.placement.bury(worker) {
+                if !left.is_empty() {
+                    self.tell_siblings(&room).await;
+                }
+                for connection in connections {
+                    self.report_failed(room.clone(), connection).await;
+                }
+            }
+        }
+    }
+
+    async fn pass_to(&mut self, worker: Option<ShardIndex>, command: NodeCommand) {
+        // Of a room that does not exist, which its sender has been told.
+        if let Some(worker) = worker {
+            self.pass(worker, WorkerCommand::Node(command)).await;
+        }
+    }
+
+    async fn pass_all(&mut self, workers: &[ShardIndex], command: NodeCommand) {
+        for worker in workers {
+            self.pass(*worker, WorkerCommand::Node(command.clone())).await;
+        }
+    }
+
+    async fn pass(&mut self, worker: ShardIndex, command: WorkerCommand) {
         let Some(door) = self.workers.get(usize::from(worker.0)) else { return };
         match door.commands.send(command).await {
             Ok(()) => {
@@ -150,17 +275,14 @@ impl Dispatcher {
                     tracing::error!(%error, worker = worker.0, "cannot wake a worker");
                 }
             }
-            Err(mpsc::error::SendError(command)) => self.refuse(command).await,
+            // Its connections are reported when it is buried, the one that was to be opened among them.
+            Err(_) => self.died.push(worker),
         }
     }
 
-    /// Answers a command that nobody obeys: a connection that was to be opened has failed. All others are
-    /// about connections that do not exist, which their sender has been told.
-    async fn refuse(&self, command: NodeCommand) {
-        let NodeAction::OpenConnection(open) = command.action else { return };
-        let event =
-            NodeEvent::ConnectionState { connection: open.connection, state: ConnectionState::Failed };
-        let notice = NodeNotice { node: self.node.clone(), room: command.room, event };
+    async fn report_failed(&self, room: RoomSid, connection: ConnectionId) {
+        let event = NodeEvent::ConnectionState { connection, state: ConnectionState::Failed };
+        let notice = NodeNotice { node: self.node.clone(), room, event };
         if let Err(error) = self.bus.notify(notice).await {
             tracing::warn!(%error, "a notice was not delivered");
         }

@@ -18,7 +18,7 @@
 //!
 //! ```text
 //!  bus ─NodeCommand─► dispatcher.rs (tokio) ─► worker.rs, one thread each ◄─► UDP port, one each
-//!  bus ◄─NodeNotice── notices.rs (tokio) ◄──────┘ ▲
+//!  bus ◄─NodeNotice── notices.rs (tokio) ◄──────┘ ▲  └── relay.rs ──► the other workers
 //!                                                 └── tcp/acceptor.rs, one thread ◄── ICE-TCP port
 //! ```
 //!
@@ -32,6 +32,7 @@ mod hold_back;
 mod metrics;
 mod notices;
 mod placement;
+mod relay;
 mod server;
 mod tcp;
 mod worker;

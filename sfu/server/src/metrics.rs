@@ -26,6 +26,7 @@ use zynk_sfu_core::ShardStats;
 use crate::{
     notices::NoticeStats,
     placement::WorkerLoad,
+    relay::RelayStats,
     tcp::{AcceptorStats, ConnectionsStats},
 };
 
@@ -78,6 +79,9 @@ enum Value {
     TcpClosedByClient,
     TcpClosedIdle,
     TcpClosedInvalid,
+    RelayPacketsSent,
+    RelayPacketsReceived,
+    RelayPacketsDropped,
     ReportsDropped,
     MessagesDropped,
 }
@@ -113,7 +117,7 @@ const fn counter(
 }
 
 const FAMILIES: &[Family] = &[
-    gauge("zynk_sfu_rooms", "Rooms on this node", &[("", Value::Rooms)]),
+    gauge("zynk_sfu_rooms", "Rooms, once for each worker that has a share of them", &[("", Value::Rooms)]),
     gauge("zynk_sfu_connections", "Peer connections on this node", &[("", Value::Connections)]),
     gauge("zynk_sfu_tracks", "Published tracks", &[("", Value::Tracks)]),
     gauge("zynk_sfu_subscriptions", "Subscriptions to tracks", &[("", Value::Subscriptions)]),
@@ -192,6 +196,16 @@ const FAMILIES: &[Family] = &[
         ],
     ),
     counter(
+        "zynk_sfu_relay_packets",
+        "RTP packets of rooms that are spread, handed from worker to worker",
+        "result",
+        &[
+            ("sent", Value::RelayPacketsSent),
+            ("received", Value::RelayPacketsReceived),
+            ("dropped", Value::RelayPacketsDropped),
+        ],
+    ),
+    counter(
         "zynk_sfu_notices_dropped",
         "Notices to signaling that were dropped because the bus did not keep up",
         "kind",
@@ -259,6 +273,8 @@ impl WorkerMetrics {
         self.set(Value::RtpPacketsSent, stats.rtp_packets_sent);
         self.set(Value::RtpBytesReceived, stats.rtp_bytes_received);
         self.set(Value::RtpBytesSent, stats.rtp_bytes_sent);
+        self.set(Value::RelayPacketsSent, stats.relay_packets_sent);
+        self.set(Value::RelayPacketsReceived, stats.relay_packets_received);
         self.set(Value::KeyframeRequestsReceived, stats.keyframe_requests_received);
         self.set(Value::KeyframeRequestsSent, stats.keyframe_requests_sent);
         self.set(Value::DataMessagesReceived, stats.data_messages_received);
@@ -286,6 +302,10 @@ impl WorkerMetrics {
         self.set(Value::TcpClosedByClient, stats.closed_by_client);
         self.set(Value::TcpClosedIdle, stats.closed_idle);
         self.set(Value::TcpClosedInvalid, stats.closed_invalid);
+    }
+
+    pub(crate) fn publish_relay(&self, stats: &RelayStats) {
+        self.set(Value::RelayPacketsDropped, stats.packets_dropped);
     }
 
     pub(crate) fn publish_notices(&self, stats: &NoticeStats) {

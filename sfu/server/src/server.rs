@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use crossbeam_channel::Receiver;
 use mio::{Poll, Waker};
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,6 +30,8 @@ use crate::{
     hold_back::HoldBack,
     metrics::{self, WorkerMetrics},
     notices::{self, NoticeQueue},
+    placement::Budget,
+    relay::{RelayDoor, RelayLinks, Relayed},
     tcp::{Acceptor, AcceptorConfig, SocketSender},
     worker::{self, SOCKETS_MAX, Worker, WorkerParts},
 };
@@ -59,6 +62,16 @@ pub enum SfuError {
     HoldBack {
         /// What was asked for.
         ms: u64,
+    },
+    /// The budget after which a room is spread makes no sense. The operator's configuration.
+    #[error(
+        "spread_busy_percent must be 1 to 100 and spread_connections at least 1, not {percent} and {connections}"
+    )]
+    Spread {
+        /// What was asked for.
+        percent: u8,
+        /// What was asked for.
+        connections: usize,
     },
     /// A UDP port is taken, or there is no such address.
     #[error(transparent)]
@@ -200,8 +213,10 @@ pub async fn start(
     let certificate = Certificate::generate()?;
     let node = NodeId::from_random(rand::random());
 
+    let seats = worker_seats(config.workers).map_err(SfuError::Thread)?;
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (mut doors, mut notifiers) = (Vec::new(), Vec::new());
-    for (index, socket) in (0u8..=u8::MAX).zip(udp) {
+    for ((index, socket), seat) in (0u8..=u8::MAX).zip(udp).zip(seats) {
         let (queue, undelivered) = NoticeQueue::new(node.clone());
         notifiers.push(tokio::spawn(notices::deliver(undelivered, bus.clone())));
         let udp_addresses = AddressMap::new(announced.clone(), socket.local_addr());
@@ -210,10 +225,10 @@ pub async fn start(
             udp: udp_addresses.candidates(),
             tcp: tcp_addresses.as_ref().map(AddressMap::candidates).unwrap_or_default(),
             certificate: certificate.clone(),
-            unix_time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            unix_time,
             seed: rand::random(),
         };
-        doors.push(start_worker(&config, shard, socket, udp_addresses, tcp_addresses.clone(), queue)?);
+        doors.push(start_worker(&config, shard, seat, socket, udp_addresses, tcp_addresses.clone(), queue)?);
     }
 
     let workers: Vec<_> = doors.iter().map(|door| door.commands.metrics.clone()).collect();
@@ -231,7 +246,11 @@ pub async fn start(
 
     let (commands, threads): (Vec<_>, Vec<_>) =
         doors.into_iter().map(|door| (door.commands, door.thread)).unzip();
-    let dispatcher = Dispatcher::new(bus.clone(), node.clone(), config.region, commands);
+    let budget = Budget {
+        busy: f32::from(config.spread_busy_percent) / 100.0,
+        connections: config.spread_connections,
+    };
+    let dispatcher = Dispatcher::new(bus.clone(), node.clone(), config.region, commands, budget);
     let received = bus.register_node(dispatcher.info()).await?;
     tracing::info!(?udp_ports, ?tcp_port, workers = workers.len(), "media node started");
     Ok(SfuHandle {
@@ -290,9 +309,38 @@ fn listen(config: &SfuConfig) -> Result<(TcpListener, SocketAddr), SfuError> {
     listen().map_err(|source| SfuError::Tcp { address, source })
 }
 
+/// What a worker has before its thread is started, because the others have to know it.
+struct WorkerSeat {
+    poll: Poll,
+    waker: Arc<Waker>,
+    relayed: Receiver<Relayed>,
+    relay: RelayLinks,
+    /// What the shard's time counts from: the same for all, because what one says of a publisher's clock holds in the
+    /// others.
+    started: Instant,
+}
+
+fn worker_seats(workers: usize) -> io::Result<Vec<WorkerSeat>> {
+    let started = Instant::now();
+    let (mut doors, mut made) = (Vec::new(), Vec::new());
+    for _ in 0..workers {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);
+        let (door, relayed) = RelayDoor::new(waker.clone());
+        doors.push(door);
+        made.push((poll, waker, relayed));
+    }
+    let seat = |(index, (poll, waker, relayed))| {
+        let relay = RelayLinks::new(ShardIndex(index), doors.clone());
+        WorkerSeat { poll, waker, relayed, relay, started }
+    };
+    Ok((0u8..=u8::MAX).zip(made).map(seat).collect())
+}
+
 fn start_worker(
     config: &SfuConfig,
     shard: ShardConfig,
+    seat: WorkerSeat,
     udp: UdpSocket,
     udp_addresses: AddressMap,
     tcp_addresses: Option<AddressMap>,
@@ -300,8 +348,7 @@ fn start_worker(
 ) -> Result<WorkerDoor, SfuError> {
     let index = shard.index.0;
     let udp_port = udp.local_addr().port();
-    let poll = Poll::new().map_err(SfuError::Thread)?;
-    let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER).map_err(SfuError::Thread)?);
+    let WorkerSeat { poll, waker, relayed, relay, started: shard_started } = seat;
     let metrics = Arc::new(WorkerMetrics::new(Instant::now()));
     let (command_sender, commands) = tokio::sync::mpsc::channel(COMMANDS_MAX);
     let (socket_sender, sockets) = crossbeam_channel::bounded(SOCKETS_MAX);
@@ -311,6 +358,8 @@ fn start_worker(
         udp_addresses,
         tcp_addresses,
         commands,
+        relayed,
+        relay,
         sockets,
         notices,
         hold_back: HoldBack::new(
@@ -333,7 +382,7 @@ fn start_worker(
                 tracing::warn!(worker = index, "cannot pin a worker to its core");
             }
             // The shard is made where it lives: it may hold what cannot change threads.
-            match Shard::new(shard, Instant::now()) {
+            match Shard::new(shard, shard_started) {
                 Ok(shard) => {
                     let _ = started_sender.send(Ok(()));
                     let result = Worker::new(shard, parts, Instant::now()).and_then(Worker::run);

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!            ┌──────────────────────────────── one turn ───────────────────────────────┐
-//!   wait     │ poll: UDP socket, TCP connections, waker (commands, sockets), timeout;  │
+//!   wait     │ poll: UDP socket, TCP connections, waker (the channels), timeout;       │
 //!            │ under load, a little longer: hold_back.rs                               │
-//!   input    │ commands ► sockets ► datagrams ► frames ► timeout      into the shard   │
-//!   flush    │ shard's output ► UDP socket | TCP buffers | notices                     │
+//!   input    │ commands ► sockets ► batches ► datagrams ► frames ► timeout   to shard  │
+//!   flush    │ shard's output ► UDP socket | TCP buffers | notices | other workers     │
 //!            └─────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! After the wait nothing blocks and nothing is awaited. What a turn's budget leaves unread is read in the
@@ -27,9 +27,11 @@ use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
 
 use crate::{
     addresses::AddressMap,
+    dispatcher::WorkerCommand,
     hold_back::HoldBack,
     metrics::WorkerMetrics,
     notices::NoticeQueue,
+    relay::{RelayLinks, Relayed},
     tcp::{AcceptedSocket, Connections},
 };
 
@@ -63,6 +65,12 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 /// The wait while notices overflow.
 const NOTICE_RETRY: Duration = Duration::from_millis(5);
 
+/// Batches of other workers taken in one turn; the rest is taken in the next.
+const BATCHES_PER_TURN: usize = 64;
+
+/// The wait while there are words for another worker that has no room for them.
+const RELAY_RETRY: Duration = Duration::from_millis(1);
+
 /// How often figures are published.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -85,9 +93,9 @@ enum CommandsLeft {
 
 /// Obeys as many commands as a turn may take. `elapsed` is the time since the first.
 fn take_turn(
-    commands: &mut mpsc::Receiver<NodeCommand>,
+    commands: &mut mpsc::Receiver<WorkerCommand>,
     elapsed: impl Fn() -> Duration,
-    mut obey: impl FnMut(NodeCommand),
+    mut obey: impl FnMut(WorkerCommand),
 ) -> CommandsLeft {
     for _ in 0..COMMANDS_PER_TURN {
         match commands.try_recv() {
@@ -110,7 +118,10 @@ pub(crate) struct WorkerParts {
     pub(crate) udp_addresses: AddressMap,
     /// None when ICE-TCP is off.
     pub(crate) tcp_addresses: Option<AddressMap>,
-    pub(crate) commands: mpsc::Receiver<NodeCommand>,
+    pub(crate) commands: mpsc::Receiver<WorkerCommand>,
+    /// What other workers' shards have to say to this one's, and the way back.
+    pub(crate) relayed: Receiver<Relayed>,
+    pub(crate) relay: RelayLinks,
     pub(crate) sockets: Receiver<AcceptedSocket>,
     pub(crate) notices: NoticeQueue,
     pub(crate) hold_back: HoldBack,
@@ -133,6 +144,7 @@ pub(crate) struct Worker {
     /// The poll reports when the socket takes datagrams again.
     udp_waits_for_room: bool,
     commands_waiting: bool,
+    batches_waiting: bool,
     commands_ended: bool,
     datagrams_received: u64,
     published_at: Instant,
@@ -155,6 +167,7 @@ impl Worker {
             udp_readable: true,
             udp_waits_for_room: false,
             commands_waiting: true,
+            batches_waiting: true,
             commands_ended: false,
             datagrams_received: 0,
             published_at: now,
@@ -194,10 +207,16 @@ impl Worker {
 
     fn timeout(&self, now: Instant) -> Duration {
         let commands = self.commands_waiting && !self.parts.notices.is_congested();
-        if self.udp_readable || commands || self.connections.is_readable() {
+        if self.udp_readable || commands || self.batches_waiting || self.connections.is_readable() {
             return Duration::ZERO;
         }
-        let longest = if self.parts.notices.is_waiting() { NOTICE_RETRY } else { WAIT_MAX };
+        let longest = if self.parts.relay.is_waiting() {
+            RELAY_RETRY
+        } else if self.parts.notices.is_waiting() {
+            NOTICE_RETRY
+        } else {
+            WAIT_MAX
+        };
         self.deadline.saturating_duration_since(now).clamp(WAIT_MIN, longest)
     }
 
@@ -205,12 +224,16 @@ impl Worker {
         for event in events {
             match event.token() {
                 UDP => self.udp_readable |= event.is_readable() || event.is_error(),
-                WAKER => self.commands_waiting = true,
+                WAKER => {
+                    self.commands_waiting = true;
+                    self.batches_waiting = true;
+                }
                 _ => self.connections.on_event(event),
             }
         }
         self.take_commands(now);
         self.adopt_sockets(now);
+        self.take_batches(now);
         self.take_datagrams(now);
         self.take_frames(now);
         if self.deadline <= now {
@@ -224,7 +247,14 @@ impl Worker {
             return;
         }
         let (shard, began) = (&mut self.shard, Instant::now());
-        let obey = |NodeCommand { room, action }| shard.handle_input(now, Input::Command { room, action });
+        let obey = |command| match command {
+            WorkerCommand::Node(NodeCommand { room, action }) => {
+                shard.handle_input(now, Input::Command { room, action });
+            }
+            WorkerCommand::Siblings { room, shards } => {
+                shard.handle_input(now, Input::Siblings { room, shards });
+            }
+        };
         let left = take_turn(&mut self.parts.commands, || began.elapsed(), obey);
         self.commands_waiting = left == CommandsLeft::Waiting;
         self.commands_ended |= left == CommandsLeft::Ended;
@@ -240,6 +270,23 @@ impl Worker {
             }
         }
         self.report_closed(now);
+    }
+
+    fn take_batches(&mut self, now: Instant) {
+        let mut undrained = 0;
+        for _ in 0..BATCHES_PER_TURN {
+            let Ok(Relayed { from, batch }) = self.parts.relayed.try_recv() else {
+                self.batches_waiting = false;
+                return;
+            };
+            undrained += batch.packets();
+            self.shard.handle_input(now, Input::Relay { from, batch });
+            if undrained >= DATAGRAMS_PER_DRAIN {
+                undrained = 0;
+                self.drain(now);
+            }
+        }
+        self.batches_waiting = true;
     }
 
     fn take_datagrams(&mut self, now: Instant) {
@@ -340,8 +387,10 @@ impl Worker {
                     sending.send(&mut parts.udp, destination, source_ip, (payload, segment_bytes), now);
                 }
                 Output::Event { room, event } => parts.notices.push(room, event),
+                Output::Relay { to, batch } => parts.relay.send(to, batch),
                 Output::Timeout(deadline) => {
                     self.deadline = deadline;
+                    parts.relay.flush();
                     return;
                 }
             }
@@ -363,6 +412,7 @@ impl Worker {
             metrics.publish_udp(self.datagrams_received, &self.sending.stats());
             metrics.publish_tcp(&self.connections.stats());
             metrics.publish_notices(&self.parts.notices.stats());
+            metrics.publish_relay(&self.parts.relay.stats());
         }
         let interval = ended.saturating_duration_since(self.busy_since);
         if interval >= WAIT_MAX {
@@ -395,7 +445,7 @@ mod tests {
         let (sender, mut commands) = mpsc::channel(200);
         for number in 0..200 {
             let command = NodeCommand { room: RoomSid::from_random(number), action: NodeAction::CloseRoom };
-            sender.try_send(command).unwrap();
+            sender.try_send(WorkerCommand::Node(command)).unwrap();
         }
         let count = Cell::new(0);
         let left = take_turn(&mut commands, || each * count.get(), |_| count.set(count.get() + 1));

@@ -42,25 +42,25 @@ struct Rig {
     notices: mpsc::Receiver<NodeNotice>,
     /// Notices that nobody asked for yet.
     kept: Vec<NodeEvent>,
+    /// Whether tracks may begin in sections that were negotiated before: workers hear of each other's in their own time.
+    late_binding: bool,
 }
 
 impl Rig {
     async fn new(bind: Ipv4Addr, announce: &[Ipv4Addr]) -> Self {
+        let announce = announce.iter().map(|ip| (*ip).into()).collect();
+        Self::with_config(SfuConfig { bind: bind.into(), announce, ..SfuConfig::default() }).await
+    }
+
+    async fn with_config(config: SfuConfig) -> Self {
         let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
-        let config = SfuConfig {
-            workers: 2,
-            bind: bind.into(),
-            udp_port_first: 0,
-            ice_tcp_port: 0,
-            announce: announce.iter().map(|ip| (*ip).into()).collect(),
-            ..SfuConfig::default()
-        };
+        let config = SfuConfig { workers: 2, udp_port_first: 0, ice_tcp_port: 0, ..config };
         let (mut registry, shutdown) = (Registry::default(), CancellationToken::new());
         let sfu = start(config, bus.clone(), &mut registry, shutdown.clone()).await.unwrap();
         assert_eq!(sfu.udp_ports().len(), 2);
         let room = RoomSid::from_random(rand::random());
         let notices = bus.subscribe_room(&room).await.unwrap();
-        Self { bus, sfu, registry, shutdown, room, notices, kept: Vec::new() }
+        Self { bus, sfu, registry, shutdown, room, notices, kept: Vec::new(), late_binding: false }
     }
 
     async fn command(&self, action: NodeAction) {
@@ -77,7 +77,7 @@ impl Rig {
             connection: client.id,
             participant: ParticipantSid::from_random(client.id.0.into()),
             role,
-            late_binding: false,
+            late_binding: self.late_binding,
             candidates,
         }))
         .await;
@@ -358,7 +358,17 @@ fn track(number: u128, kind: MediaKind) -> TrackSid {
 }
 
 /// One publisher; the others receive its audio and its video. Ends when each has `count` of each.
-async fn call(mut rig: Rig, mut publisher: Client, mut receivers: Vec<Client>, count: usize) -> Rig {
+async fn call(rig: Rig, publisher: Client, receivers: Vec<Client>, count: usize) -> Rig {
+    call_with(rig, publisher, receivers, count).await.0
+}
+
+/// Same; returns the clients too, the publisher first.
+async fn call_with(
+    mut rig: Rig,
+    mut publisher: Client,
+    mut receivers: Vec<Client>,
+    count: usize,
+) -> (Rig, Vec<Client>) {
     let (audio, video) = (track(1, MediaKind::Audio), track(2, MediaKind::Video));
     rig.open(&publisher, ConnectionRole::Publisher).await;
     rig.expect(&publisher, &audio, MediaKind::Audio).await;
@@ -398,7 +408,8 @@ async fn call(mut rig: Rig, mut publisher: Client, mut receivers: Vec<Client>, c
     for client in &clients {
         assert!(client.sources.iter().all(|source| ours.contains(&source.ip())), "{:?}", client.sources);
     }
-    rig
+    receivers.insert(0, publisher);
+    (rig, receivers)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -436,6 +447,34 @@ async fn a_node_bound_to_all_addresses_answers_from_the_one_that_was_called() {
     let rig = Rig::new(Ipv4Addr::UNSPECIFIED, &[Ipv4Addr::new(127, 0, 0, 2)]).await;
     let publisher = Client::udp(1, Ipv4Addr::new(127, 0, 0, 3));
     let rig = call(rig, publisher, vec![Client::udp(2, Ipv4Addr::new(127, 0, 0, 4))], 10).await;
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_spread_over_two_workers() {
+    let bind = Ipv4Addr::LOCALHOST.into();
+    let mut rig = Rig::with_config(SfuConfig { bind, spread_connections: 2, ..SfuConfig::default() }).await;
+    rig.late_binding = true;
+    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
+    let ports: BTreeSet<u16> = rig.sfu.udp_ports().iter().copied().collect();
+    let publisher = Client::udp(1, Ipv4Addr::LOCALHOST);
+    let receivers =
+        vec![Client::udp(2, Ipv4Addr::LOCALHOST), Client::udp(3, Ipv4Addr::LOCALHOST), Client::tcp(4, tcp)];
+    let (rig, clients) = call_with(rig, publisher, receivers, 40).await;
+    let used: BTreeSet<u16> =
+        clients.iter().flat_map(|client| &client.sources).map(SocketAddr::port).collect();
+    assert!(used.is_superset(&ports), "{used:?} of {ports:?}");
+    rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 2.0).await;
+    rig.metric_reaches("zynk_sfu_tracks", |tracks| tracks == 2.0).await;
+    rig.metric_reaches("zynk_sfu_connections", |connections| connections == 4.0).await;
+    // Two of the receivers are on the other worker: what they both receive comes there once.
+    let upstream = "zynk_sfu_rtp_packets_total{direction=\"upstream\"}";
+    let received = "zynk_sfu_relay_packets_total{result=\"received\"}";
+    rig.metric_reaches(received, |packets| packets > 100.0).await;
+    rig.metric_reaches(upstream, |packets| packets >= rig.metric(received)).await;
+    assert_eq!(rig.metric("zynk_sfu_relay_packets_total{result=\"dropped\"}"), 0.0);
+    rig.command(NodeAction::CloseRoom).await;
+    rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 0.0).await;
     rig.end().await;
 }
 

@@ -98,9 +98,8 @@ impl Room {
         }
         for connection in [Some(participant.publisher), participant.subscriber].into_iter().flatten() {
             self.connections.remove(&connection.id);
-            if !connection.is_dead() {
-                self.command(NodeAction::CloseConnection { connection: connection.id });
-            }
+            // Of one that has failed the node still remembers where it was.
+            self.command(NodeAction::CloseConnection { connection: connection.id });
         }
         self.keep_texts(&participant);
         participant.disconnect_reason = reason;

@@ -238,8 +238,8 @@ fn access_token(identity: &str) -> String {
     KeyRing::single(API_KEY, API_SECRET).sign(&claims, Duration::from_secs(600), SystemTime::now()).unwrap()
 }
 
-/// Publishes the recordings through WHIP, plays them through WHEP, and compares.
-pub(crate) async fn publish_and_play(url: &str) {
+/// Publishes the recordings through WHIP, plays them through WHEP as so many, and compares.
+pub(crate) async fn publish_and_play(url: &str, players: usize) {
     let http = reqwest::Client::new();
     let (video, audio) = (video_frames(), audio_frames());
 
@@ -253,16 +253,33 @@ pub(crate) async fn publish_and_play(url: &str) {
         tokio::spawn(camera.replay(video.clone(), VIDEO_FRAME)),
     ];
 
-    let player_token = access_token("player");
-    let mut player = Peer::new().await;
-    for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
-        let receive =
-            RTCRtpTransceiverInit { direction: RTCRtpTransceiverDirection::Recvonly, ..Default::default() };
-        player.connection.add_transceiver_from_kind(kind, Some(receive)).await.unwrap();
-    }
-    let played = player.open(&http, &format!("{url}/whep/recordings"), &player_token).await;
-
     let sent: HashSet<Bytes> = video.into_iter().chain(audio).collect();
+    let mut playing = Vec::new();
+    for number in 0..players {
+        let token = access_token(&format!("player-{number}"));
+        let mut player = Peer::new().await;
+        for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
+            let direction = RTCRtpTransceiverDirection::Recvonly;
+            let receive = RTCRtpTransceiverInit { direction, ..Default::default() };
+            player.connection.add_transceiver_from_kind(kind, Some(receive)).await.unwrap();
+        }
+        let played = player.open(&http, &format!("{url}/whep/recordings"), &token).await;
+        playing.push((player, played, token));
+    }
+    for (player, ..) in &mut playing {
+        play(player, &sent).await;
+    }
+    for (player, played, token) in playing {
+        player.close(&http, played, &token).await;
+    }
+    for task in sending {
+        task.abort();
+    }
+    publisher.close(&http, published, &token).await;
+}
+
+/// Waits for enough frames, all of them among those that were sent.
+async fn play(player: &mut Peer, sent: &HashSet<Bytes>) {
     let (mut video_frames, mut audio_frames) = (0, 0);
     let received = timeout(LIMIT, async {
         while video_frames < VIDEO_FRAMES_MIN || audio_frames < AUDIO_FRAMES_MIN {
@@ -280,10 +297,4 @@ pub(crate) async fn publish_and_play(url: &str) {
         received.is_ok(),
         "after {LIMIT:?} only {video_frames} video and {audio_frames} audio frames had come"
     );
-
-    player.close(&http, played, &player_token).await;
-    for task in sending {
-        task.abort();
-    }
-    publisher.close(&http, published, &token).await;
 }

@@ -93,6 +93,7 @@ impl Plane {
                         self.description = Some(sdp);
                     }
                 }
+                Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 Output::Timeout(at) => {
                     self.deadline = at;
                     return;

@@ -2,11 +2,10 @@
 //!
 //! ```text
 //!   Connection::new ─ lays down a KeySlot ─► Rtc::new ─► new_dtls ─ takes it up ─► TappedDtls
-//!   DTLS is up ─► TappedDtls::poll_output ─┬─► KeySlot: the session's keys ─► Opener, Sealer
-//!                                          └─► str0m: zeros of the same length
+//!   DTLS is up ─► TappedDtls::poll_output ───► KeySlot: the session's keys ─► Opener, Sealer
 //! ```
-//! str0m needs some keying material to go on, and has no use for it: RTP and RTCP never enter or leave it. It is
-//! given zeros, so that whatever it may seal repeats no nonce under the session's keys.
+//! str0m is given none: RTP and RTCP never enter or leave it. So it can seal nothing that would repeat a nonce under
+//! the session's keys, and makes no ciphers.
 
 use std::{
     cell::RefCell,
@@ -20,8 +19,7 @@ use str0m::{
     crypto::{
         CryptoError,
         dtls::{
-            DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider, DtlsVersion, KeyingMaterial as ForStr0m,
-            ProtocolVersion, SrtpProfile,
+            DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider, DtlsVersion, ProtocolVersion, SrtpProfile,
         },
     },
 };
@@ -121,8 +119,8 @@ impl DtlsInstance for TappedDtls {
                     Some(Err(error)) => tracing::warn!(%error, "unusable keying material"),
                     None => tracing::warn!(%profile, "an SRTP profile that the media plane lacks"),
                 }
-                let zeros = vec![0_u8; exported.len()];
-                DtlsOutput::KeyingMaterial(ForStr0m::new(&zeros), profile)
+                // In their place str0m hears once more what it has heard just before, and goes on polling.
+                DtlsOutput::Connected
             }
             other => other,
         }

@@ -52,16 +52,6 @@ pub(crate) struct PayloadTypes {
     pub(crate) rtx: Option<u8>,
 }
 
-/// What our description says of the stream in a section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SendingStream {
-    pub(crate) ssrc: u32,
-    /// Of its retransmissions.
-    pub(crate) rtx: Option<u32>,
-    /// Canonical name for source descriptions.
-    pub(crate) cname: String,
-}
-
 impl Connection {
     /// The payload types of all sections: they mean the same in each (RFC 8843, section 9.1).
     pub(crate) fn formats(&mut self) -> NegotiatedFormats {
@@ -77,6 +67,7 @@ impl Connection {
                 formats.set(*rtx, payload_format(*params, false, negotiation), true);
             }
         }
+        formats.entries.shrink_to_fit();
         formats
     }
 
@@ -91,14 +82,6 @@ impl Connection {
             }
         }
         map
-    }
-
-    /// The stream that we send in a section.
-    pub(crate) fn sending_stream(&mut self, mid: Mid) -> Option<SendingStream> {
-        let cname = self.rtc.media(mid)?.cname().to_owned();
-        let mut direct = self.rtc.direct_api();
-        let stream = direct.stream_tx_by_mid(mid, None)?;
-        Some(SendingStream { ssrc: *stream.ssrc(), rtx: stream.rtx().map(|rtx| *rtx), cname })
     }
 }
 

@@ -90,7 +90,7 @@ impl Subscriber {
 
     fn take(&mut self, packet: &MediaPacket<'static>, quality: TrackQuality) {
         self.now += std::time::Duration::from_millis(5);
-        self.layers.observe(self.now, &mut packet.clone());
+        self.layers.observe(self.now, packet);
         let highest_layer = self.layers.highest(self.now);
         let head = &packet.head();
         let arrival = arrival(head, &[true], highest_layer);

@@ -8,7 +8,11 @@
 use zynk_protocol::{BackupUse, MediaKind, NodeEvent, SubscriptionFailure};
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
-use crate::{connection::Connection, rewriter::Rewriter};
+use crate::{
+    connection::{Connection, PayloadFormat},
+    rewriter::Rewriter,
+    track::{Origin, Track},
+};
 
 impl Shard {
     /// Makes `backup` the second codec of the track of the same id.
@@ -23,13 +27,7 @@ impl Shard {
 
     /// Takes a second codec out of the shard's tables. Returns who received it.
     pub(super) fn forget_backup(&mut self, key: TrackKey) -> Vec<SubscriptionKey> {
-        let Some(backup) = self.tracks.try_remove(key.0) else { return Vec::new() };
-        if let Some(publisher) = self.endpoints.get_mut(backup.publisher.0) {
-            for section in publisher.sections.iter_mut().filter(|section| section.track == Some(key)) {
-                section.track = None;
-            }
-        }
-        backup.subscribers
+        self.take_track(key).map(|backup| backup.subscribers).unwrap_or_default()
     }
 
     /// The second codec of a track ended: who received it goes back to the first, or waits.
@@ -98,7 +96,7 @@ impl Shard {
     }
 
     fn is_for_all(&self, backup: TrackKey) -> bool {
-        let for_all = |track: &crate::track::Track| track.usage == Some(BackupUse::Everywhere);
+        let for_all = |track: &Track| track.usage == Some(BackupUse::Everywhere);
         self.tracks.get(backup.0).is_some_and(|track| for_all(track) && track.has_begun())
     }
 
@@ -141,11 +139,15 @@ impl Shard {
             let rewriter = subscription.take_off().unwrap_or_else(|| Rewriter::new(&mut self.random));
             subscription.assign(mid, section, rewriter);
         }
-        if let Some(track) = previous.and_then(|previous| self.tracks.get_mut(previous.0)) {
+        if let Some(previous) = previous
+            && let Some(track) = self.tracks.get_mut(previous.0)
+        {
             track.subscribers.retain(|other| *other != key);
+            self.receivers_changed(previous);
         }
         if let Some(track) = self.tracks.get_mut(source.0) {
             track.subscribers.push(key);
+            self.receivers_changed(source);
         }
     }
 
@@ -154,8 +156,7 @@ impl Shard {
         let check = || {
             let subscription = self.subscriptions.get(key.0)?;
             let track = self.tracks.get(source.0)?;
-            let publisher = self.endpoints.get(track.publisher.0)?;
-            let format = publisher.connection.preferred_format(track.mid, track.codec.as_ref())?;
+            let format = self.format_of(track)?;
             let receiver = &self.endpoints.get(subscription.subscriber.0)?.connection;
             let mid = subscription.mid?;
             let plain = Connection::without_red(&format);
@@ -163,6 +164,17 @@ impl Shard {
             Some(direct || (track.kind == MediaKind::Audio && receiver.payload_types(mid, &plain).is_ok()))
         };
         check().unwrap_or(true)
+    }
+
+    /// The format that a track's publisher is going to send.
+    pub(super) fn format_of(&self, track: &Track) -> Option<PayloadFormat> {
+        match &track.origin {
+            Origin::Publisher { endpoint, mid } => {
+                let connection = &self.endpoints.get(endpoint.0)?.connection;
+                connection.preferred_format(*mid, track.codec.as_ref())
+            }
+            Origin::Relay(origin) => origin.format,
+        }
     }
 
     /// Tells signaling that a subscriber cannot decode a track, and stops sending it.

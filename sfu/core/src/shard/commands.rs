@@ -17,6 +17,7 @@ use crate::{
     endpoint::{CredentialsNow, DataQueue, Endpoint, Negotiation, Traffic},
     forwarder::Subscription,
     media_session::MediaSession,
+    track::Track,
 };
 
 /// Changes within this time make one offer.
@@ -37,6 +38,7 @@ impl Shard {
                     self.close(key, None);
                 }
                 self.rooms.remove(&room);
+                self.relay.forget_room(&room);
             }
             NodeAction::RemoteOffer { connection, offer_id, sdp } => match self.endpoint_of(connection) {
                 Some(key) => self.handle_offer(key, offer_id, &sdp),
@@ -67,7 +69,7 @@ impl Shard {
             }
             NodeAction::ExpectTrack(track) => self.expect_track(track),
             NodeAction::RemoveTrack { track } => self.remove_track(&track),
-            NodeAction::MuteTrack { track, muted } => self.mute(&track, muted),
+            NodeAction::MuteTrack { track, muted } => self.mute_published(&track, muted),
             NodeAction::Subscribe(subscribe) => self.subscribe(subscribe),
             NodeAction::Unsubscribe { connection, track } => self.unsubscribe(connection, &track),
             NodeAction::ConfigureSubscription { connection, track, settings } => {
@@ -133,26 +135,39 @@ impl Shard {
         }
     }
 
-    /// Stops or resumes a track and its second codec. What was muted starts again at a keyframe.
-    fn mute(&mut self, sid: &TrackSid, muted: bool) {
-        let primary = self.by_sid.get(sid).copied();
+    /// Mutes or unmutes a track that has its publisher here, and its second codec; others hear of it from there.
+    fn mute_published(&mut self, sid: &TrackSid, muted: bool) {
+        let primary = self.published(sid);
         let backup = primary.and_then(|key| self.tracks.get(key.0)?.backup);
         for key in [primary, backup].into_iter().flatten() {
-            let Some(track) = self.tracks.get_mut(key.0) else { continue };
-            if std::mem::replace(&mut track.muted, muted) == muted {
-                continue;
-            }
-            for subscription in track.subscribers.clone() {
-                if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                    subscription.restart();
-                }
-                self.want_keyframe_for(subscription);
-            }
+            self.mute(key, muted);
         }
     }
 
+    /// Stops or resumes a track. What was muted starts again at a keyframe.
+    pub(super) fn mute(&mut self, key: TrackKey, muted: bool) {
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        if std::mem::replace(&mut track.muted, muted) == muted {
+            return;
+        }
+        let subscribers = track.subscribers.clone();
+        self.tell_muted(key);
+        for subscription in subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+                subscription.restart();
+            }
+            self.want_keyframe_for(subscription);
+        }
+    }
+
+    /// A track that has its publisher here.
+    pub(super) fn published(&self, sid: &TrackSid) -> Option<TrackKey> {
+        let key = *self.by_sid.get(sid)?;
+        self.tracks.get(key.0)?.publisher().map(|_| key)
+    }
+
     fn remove_track(&mut self, sid: &TrackSid) {
-        if let Some(key) = self.by_sid.get(sid).copied() {
+        if let Some(key) = self.published(sid) {
             self.stop_track(key, None);
         }
         for (_, endpoint) in &mut self.endpoints {
@@ -166,23 +181,21 @@ impl Shard {
         if let Some(primary) = primary.filter(|primary| *primary != key) {
             return self.stop_backup(key, primary);
         }
-        let Some(mut track) = self.tracks.try_remove(key.0) else { return };
+        let Some(mut track) = self.take_track(key) else { return };
         self.by_sid.remove(&track.sid);
         if let Some(backup) = track.backup {
             track.subscribers.extend(self.forget_backup(backup));
         }
-        for subscription in track.subscribers {
+        for subscription in std::mem::take(&mut track.subscribers) {
             self.release_section(subscription);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
                 subscription.source = None;
             }
             self.waiting.entry(track.sid.clone()).or_default().push(subscription);
         }
-        let Some(publisher) = self.endpoints.get_mut(track.publisher.0) else { return };
-        for section in publisher.sections.iter_mut().filter(|section| section.track == Some(key)) {
-            section.track = None;
-        }
-        let room = publisher.room.clone();
+        let publisher = track.publisher().and_then(|publisher| self.endpoints.get(publisher.0));
+        let Some(room) = publisher.map(|publisher| publisher.room.clone()) else { return };
+        self.ask_again(&track.sid);
         let last_word = self.rooms.get_mut(&room).and_then(|room| room.speakers.remove(&track.sid));
         if let Some(level) = last_word {
             let event = NodeEvent::Speakers { levels: vec![level] };
@@ -192,6 +205,18 @@ impl Shard {
             let event = NodeEvent::TrackStopped { track: track.sid, reason };
             self.events.push_back((room, event));
         }
+    }
+
+    /// Takes a track out of the shard's table.
+    pub(super) fn take_track(&mut self, key: TrackKey) -> Option<Track> {
+        let track = self.tracks.try_remove(key.0)?;
+        self.tell_stopped(key, &track);
+        if let Some(publisher) = track.publisher().and_then(|publisher| self.endpoints.get_mut(publisher.0)) {
+            for section in publisher.sections.iter_mut().filter(|section| section.track == Some(key)) {
+                section.track = None;
+            }
+        }
+        Some(track)
     }
 
     fn subscribe(&mut self, subscribe: SubscribeTrack) {
@@ -209,7 +234,10 @@ impl Shard {
         endpoint.order.push(subscription_key);
         match self.by_sid.get(&subscribe.track).copied() {
             Some(track) => self.attach(subscription_key, track),
-            None => self.waiting.entry(subscribe.track).or_default().push(subscription_key),
+            None => {
+                self.waiting.entry(subscribe.track.clone()).or_default().push(subscription_key);
+                self.ask(&subscribe.track);
+            }
         }
     }
 
@@ -220,6 +248,7 @@ impl Shard {
         subscription.source = Some(source);
         track.subscribers.push(key);
         let subscriber = subscription.subscriber;
+        self.receivers_changed(source);
         self.place(subscriber);
     }
 

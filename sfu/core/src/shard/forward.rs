@@ -10,7 +10,7 @@ use crate::{
     endpoint::Endpoint,
     media::store::{FrameInfo, PacketInfo},
     selector::Selector,
-    track::Source,
+    track::{Origin, Source},
 };
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
@@ -20,9 +20,8 @@ const SOURCES_REPLACED_MAX: u32 = 256;
 const OVERHEAD_BYTES_ASSUMED: usize = 40;
 
 impl Shard {
-    /// Queues a publisher's packet, which came on section `section`, for everyone who receives its track.
+    /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
     pub(super) fn forward(&mut self, from: EndpointKey, section: usize, mut packet: MediaPacket<'_>) {
-        let now = self.now;
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
         publisher.traffic.packets_received += 1;
@@ -32,9 +31,7 @@ impl Shard {
         let Some(index) = track.encoding_index(packet.rid) else { return };
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let source = encoding.follow(packet.source, packet.sequence);
-        encoding.layers.observe(now, &mut packet);
-        let highest_layer = encoding.layers.highest(now);
-        track.observe(now, index, &packet);
+        encoding.layers.describe(&mut packet);
         self.stats.rtp_packets_received += 1;
         self.stats.rtp_bytes_received += bytes;
         if let Some(level) = packet.extensions.audio_level
@@ -43,33 +40,52 @@ impl Shard {
             let level = if track.muted { u8::MAX } else { level.attenuation };
             room.speakers.observe(&track.sid, &publisher.participant, level);
         }
+        if let Source::Replaced(replaced) = source
+            && replaced != packet.source
+            && !track.muted
+        {
+            publisher.media.upstream.forget_source(replaced);
+            publisher.sources_replaced += 1;
+            if publisher.sources_replaced > SOURCES_REPLACED_MAX {
+                tracing::debug!("a connection that changes its sources without end");
+                self.close(from, Some(ConnectionState::Failed));
+                return;
+            }
+        }
+        if !track.relays.is_empty() && !track.muted {
+            self.relay.push(key, track, index, &packet);
+            self.stats.relay_packets_sent += track.relays.len() as u64;
+        }
+        self.forward_track(key, index, source, &packet);
+    }
+
+    /// Queues a packet of encoding `index` of a track for everyone here who receives it.
+    pub(super) fn forward_track(
+        &mut self,
+        key: TrackKey,
+        index: usize,
+        source: Source,
+        packet: &MediaPacket<'_>,
+    ) {
+        let now = self.now;
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        let Some(encoding) = track.encodings.get_mut(index) else { return };
+        encoding.layers.observe(now, packet);
+        let highest_layer = encoding.layers.highest(now);
+        track.observe(now, index, packet);
         if track.muted {
             return;
         }
-        let encoding = index;
-        if let Source::Replaced(replaced) = source {
+        if matches!(source, Source::Replaced(_)) {
             // What came of it before still goes out as its own.
             self.deliver_all();
-            self.replace_encoding(from, key, encoding, (replaced, packet.source));
+            self.begin_anew(key, index);
         }
-        let publisher = self.endpoints.get(from.0);
-        if publisher.is_none_or(|publisher| publisher.sources_replaced > SOURCES_REPLACED_MAX) {
-            tracing::debug!("a connection that changes its sources without end");
-            self.close(from, Some(ConnectionState::Failed));
-            return;
-        }
-        self.queue(key, encoding, &packet, highest_layer);
+        self.queue(key, index, packet, highest_layer);
     }
 
     /// An encoding comes from another source from now on.
-    fn replace_encoding(&mut self, from: EndpointKey, key: TrackKey, encoding: usize, sources: (u32, u32)) {
-        let (before, after) = sources;
-        if let Some(publisher) = self.endpoints.get_mut(from.0)
-            && before != after
-        {
-            publisher.media.upstream.forget_source(before);
-            publisher.sources_replaced += 1;
-        }
+    fn begin_anew(&mut self, key: TrackKey, encoding: usize) {
         let Some(track) = self.tracks.get(key.0) else { return };
         for key in &track.subscribers {
             if let Some(subscription) = self.subscriptions.get_mut(key.0) {
@@ -165,14 +181,27 @@ impl Shard {
         }
     }
 
+    /// Asks for a keyframe of an encoding, for a wish that was uttered so long ago.
     pub(super) fn want_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
         let now = self.now;
         let Some(track) = self.tracks.get_mut(key.0) else { return };
-        let rtt = self.endpoints.get(track.publisher.0).and_then(|publisher| publisher.media.rtt());
+        let publisher = track.publisher().and_then(|publisher| self.endpoints.get(publisher.0));
+        let rtt = publisher.and_then(|publisher| publisher.media.rtt());
         if track.want_keyframe(now, encoding, rtt, sent_before) {
-            let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
-            let (publisher, mid) = (track.publisher, track.mid);
-            self.send_keyframe_request(publisher, mid, rid);
+            self.request_keyframe(key, encoding, sent_before);
+        }
+    }
+
+    /// Passes a wish on: to the publisher, or to the shard that has it.
+    pub(super) fn request_keyframe(&mut self, key: TrackKey, encoding: usize, sent_before: Duration) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        match &track.origin {
+            Origin::Publisher { endpoint, mid } => {
+                let rid = track.encodings.get(encoding).and_then(|encoding| encoding.rid);
+                let (publisher, mid) = (*endpoint, *mid);
+                self.send_keyframe_request(publisher, mid, rid);
+            }
+            Origin::Relay(origin) => self.relay.want_keyframe(origin, encoding, sent_before),
         }
     }
 
@@ -181,9 +210,7 @@ impl Shard {
         let track =
             self.endpoints.get(publisher.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
         let Some(key) = track else { return };
-        let Some(track) =
-            self.tracks.get(key.0).filter(|track| !track.muted && !track.subscribers.is_empty())
-        else {
+        let Some(track) = self.tracks.get(key.0).filter(|track| !track.muted && track.is_received()) else {
             return;
         };
         if let Some(index) = track.encoding_index(rid) {
@@ -191,7 +218,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
+    fn send_keyframe_request(&mut self, publisher: EndpointKey, mid: Mid, rid: Option<Rid>) {
         let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
         let section = endpoint.sections.iter().position(|section| section.mid == mid);
         let Some(source) = section.and_then(|section| endpoint.media.upstream.source_of(section, rid)) else {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Transport,
-    connection::{Mid, Rid},
+    connection::{Mid, NegotiatedFormats, Rid},
     downstream::Queued,
     endpoint::{Endpoint, Section},
     forwarder::Subscription,
@@ -147,10 +147,13 @@ impl Shard {
     }
 
     fn note_clock(&mut self, key: EndpointKey, section: usize, rid: Option<Rid>, clock: PublisherClock) {
-        let track = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
-        let Some(track) = track.and_then(|track| self.tracks.get_mut(track.0)) else { return };
-        if let Some(encoding) = track.encoding_index(rid).and_then(|index| track.encodings.get_mut(index)) {
+        let track_key = self.endpoints.get(key.0).and_then(|endpoint| endpoint.sections.get(section)?.track);
+        let Some(track_key) = track_key else { return };
+        let Some(track) = self.tracks.get_mut(track_key.0) else { return };
+        let Some(index) = track.encoding_index(rid) else { return };
+        if let Some(encoding) = track.encodings.get_mut(index) {
             encoding.clock = Some(clock);
+            self.tell_clock(track_key, index, clock);
         }
     }
 
@@ -171,7 +174,10 @@ impl Shard {
                 let index = sections.iter().position(|section| section.name == remote.mid);
                 remote.sources.iter().filter_map(move |source| Some((index?, *source)))
             });
-            media.upstream.negotiated(map, connection.formats(), declared);
+            // Who only receives needs no formats to be received in.
+            let sends = description.sections.iter().any(|remote| remote.sends);
+            let formats = if sends { connection.formats() } else { NegotiatedFormats::default() };
+            media.upstream.negotiated(map, formats, declared);
         });
     }
 
@@ -233,7 +239,7 @@ impl Shard {
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         endpoint.media.dirty = false;
         let attention = std::mem::take(&mut endpoint.media.attention);
-        let Ok(wishes) = catch_unwind(AssertUnwindSafe(|| self.serve_waiting(key, attention))) else {
+        let Ok(wishes) = catch_unwind(AssertUnwindSafe(|| self.send_due(key, attention))) else {
             self.end_faulty(key);
             return;
         };
@@ -243,7 +249,7 @@ impl Shard {
     }
 
     /// Returns what the connection lacks keyframes of.
-    fn serve_waiting(&mut self, key: EndpointKey, attention: bool) -> Vec<(usize, Option<Rid>)> {
+    fn send_due(&mut self, key: EndpointKey, attention: bool) -> Vec<(usize, Option<Rid>)> {
         let now = self.now;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return Vec::new() };
         if attention {

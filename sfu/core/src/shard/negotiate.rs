@@ -15,7 +15,7 @@ use crate::{
     media::receiver::{LAYERS_MAX, LayerActivity},
     rewriter::Rewriter,
     sdp::{self, LocalSection, RemoteDescription, SECTIONS_MAX, SectionRole},
-    track::{Encoding, Track},
+    track::{Encoding, Origin, Track},
 };
 
 impl Shard {
@@ -34,7 +34,7 @@ impl Shard {
         let Some(connection) = self.endpoints.get(key.0).map(|endpoint| endpoint.id) else { return };
         let answer = sdp::read(offer).and_then(|description| {
             let answer = self
-                .guard(key, |endpoint| endpoint.connection.accept_offer(offer))
+                .guard(key, |endpoint| endpoint.connection.accept_offer(offer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok((description, answer))
         });
@@ -91,6 +91,8 @@ impl Shard {
         let mut stopped = Vec::new();
         let mut released = Vec::new();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
+        // What an offer adds is known at once: no room is left for more.
+        endpoint.sections.reserve_exact(description.sections.len().saturating_sub(endpoint.sections.len()));
         for remote in &description.sections {
             let Some(kind) = remote.kind else { continue };
             let position = endpoint.sections.iter().position(|section| section.name == remote.mid);
@@ -143,10 +145,14 @@ impl Shard {
     }
 
     fn start_track(&mut self, key: EndpointKey, index: usize, announced: ExpectedTrack) -> Option<TrackKey> {
-        let of_key = |track: &TrackKey| self.tracks.get(track.0).is_some_and(|track| track.publisher == key);
-        let primary = self.by_sid.get(&announced.track).copied().filter(of_key);
+        let before = self.by_sid.get(&announced.track).copied();
+        let publisher_of = |track: &TrackKey| self.tracks.get(track.0).and_then(Track::publisher);
+        let primary = before.filter(|track| publisher_of(track) == Some(key));
         if announced.backup.is_some() != primary.is_some() {
             return None; // a second codec of nothing, or a track that there is
+        }
+        if let Some(relayed) = before.filter(|track| publisher_of(track).is_none()) {
+            self.stop_track(relayed, None);
         }
         let serial = self.draw_serial();
         let endpoint = self.endpoints.get_mut(key.0)?;
@@ -164,12 +170,12 @@ impl Shard {
         let track = TrackKey(self.tracks.insert(Track {
             sid: announced.track.clone(),
             serial,
-            publisher: key,
-            mid: section.mid,
+            origin: Origin::Publisher { endpoint: key, mid: section.mid },
             kind: section.kind,
             encodings,
             activity: LayerActivity::default(),
             subscribers: Vec::new(),
+            relays: Vec::new(),
             muted: announced.muted,
             codec: announced.codec.clone(),
             backup: None,
@@ -188,12 +194,13 @@ impl Shard {
     /// Reports a track and serves those who wait for it.
     fn announce(&mut self, key: TrackKey) {
         let Some(track) = self.tracks.get(key.0) else { return };
-        let (publisher, sid) = (track.publisher, track.sid.clone());
+        let Origin::Publisher { endpoint: publisher, mid } = track.origin else { return };
+        let sid = track.sid.clone();
         let Some(endpoint) = self.endpoints.get_mut(publisher.0) else { return };
         let connection = endpoint.id;
         let backup = track.usage.is_some();
-        let format = endpoint.connection.preferred_format(track.mid, track.codec.as_ref());
-        let Some(section) = endpoint.section(track.mid) else { return };
+        let format = endpoint.connection.preferred_format(mid, track.codec.as_ref());
+        let Some(section) = endpoint.section(mid) else { return };
         let codec = format.map_or_else(|| MimeType::new(section.kind.as_str()), |format| format.mime());
         let started = StartedTrack {
             track: sid.clone(),
@@ -205,6 +212,14 @@ impl Shard {
             backup,
         };
         self.emit(publisher, NodeEvent::TrackStarted(started));
+        self.tell_started(key);
+        self.serve_waiting(key);
+    }
+
+    /// A track has started: serves those who wait for it.
+    pub(super) fn serve_waiting(&mut self, key: TrackKey) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        let (sid, backup) = (track.sid.clone(), track.usage.is_some());
         for subscription in self.waiting.remove(&sid).unwrap_or_default() {
             self.attach(subscription, key);
         }
@@ -408,7 +423,7 @@ impl Shard {
         }
         endpoint.negotiation.outstanding = None;
         let accepted = sdp::read(answer).and_then(|description| {
-            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer))
+            self.guard(key, |endpoint| endpoint.connection.accept_answer(answer, &description))
                 .unwrap_or(Err(NegotiationFailure::Closed))?;
             Ok(description)
         });

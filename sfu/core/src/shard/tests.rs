@@ -9,7 +9,7 @@ use zynk_protocol::{
 
 use super::*;
 use crate::{
-    Certificate, ShardIndex,
+    Certificate, RelayBatch, ShardIndex,
     connection::SessionKeys,
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
@@ -17,6 +17,7 @@ use crate::{
 mod attacks;
 mod backup;
 mod media;
+mod relay;
 
 const ROOM: &str = "RM_test";
 const ALICE: ConnectionId = ConnectionId(1);
@@ -29,21 +30,28 @@ struct Rig {
     events: Vec<NodeEvent>,
     /// Datagrams that went out, with where to.
     sent: Vec<(SocketAddr, Vec<u8>)>,
+    /// What it had to say to other shards.
+    relayed: Vec<(ShardIndex, RelayBatch)>,
 }
 
 impl Rig {
     fn new() -> Self {
+        Self::with_index(3)
+    }
+
+    fn with_index(index: u8) -> Self {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         let config = ShardConfig {
-            index: ShardIndex(3),
+            index: ShardIndex(index),
             udp: vec![SERVER.into()],
             tcp: vec![([127, 0, 0, 1], 7881).into()],
             certificate: Certificate::generate().unwrap(),
             unix_time: Duration::from_secs(1_750_000_000),
             seed: 7,
         };
-        Self { shard: Shard::new(config, now).unwrap(), now, events: Vec::new(), sent: Vec::new() }
+        let shard = Shard::new(config, now).unwrap();
+        Self { shard, now, events: Vec::new(), sent: Vec::new(), relayed: Vec::new() }
     }
 
     fn command(&mut self, action: NodeAction) {
@@ -68,6 +76,7 @@ impl Rig {
                     let to = transmit.destination;
                     self.sent.extend(transmit.datagrams().map(|datagram| (to, datagram.to_vec())));
                 }
+                Output::Relay { to, batch } => self.relayed.push((to, batch)),
                 Output::Timeout(_) => return,
             }
         }

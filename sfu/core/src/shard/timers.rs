@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use zynk_protocol::{Bitrate, ConnectionState, ConnectionStats, NegotiationFailure, NodeEvent, RoomSid};
 
-use super::{EndpointKey, Shard};
+use super::{EndpointKey, Shard, TrackKey};
 use crate::endpoint::{CONNECT_MAX, DISCONNECTED_MAX, Endpoint};
 
 /// How often slow duties are looked at.
@@ -104,13 +104,11 @@ impl Shard {
     fn repeat_keyframe_requests(&mut self) {
         let now = self.now;
         let mut due = Vec::new();
-        for (_, track) in &mut self.tracks {
-            for rid in track.overdue_keyframes(now) {
-                due.push((track.publisher, track.mid, rid));
-            }
+        for (index, track) in &mut self.tracks {
+            due.extend(track.overdue_keyframes(now).into_iter().map(|encoding| (TrackKey(index), encoding)));
         }
-        for (publisher, mid, rid) in due {
-            self.send_keyframe_request(publisher, mid, rid);
+        for (track, encoding) in due {
+            self.request_keyframe(track, encoding, Duration::ZERO);
         }
     }
 

@@ -285,6 +285,7 @@ impl Call {
                         self.wire.push_back(datagram);
                     }
                 }
+                Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 Output::Timeout(_) => return,
             }
         }

@@ -69,6 +69,7 @@ impl Ours {
     fn drain(&mut self) {
         loop {
             match self.shard.poll_output() {
+                Output::Relay { .. } => unreachable!("the room is this shard's alone"),
                 Output::Timeout(at) => {
                     self.deadline = at;
                     return;

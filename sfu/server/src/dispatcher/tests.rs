@@ -1,14 +1,18 @@
+use std::collections::BTreeSet;
+
 use mio::{Poll, Token};
 use zynk_bus::LocalBus;
-use zynk_protocol::{CandidatePolicy, ConnectionId, ConnectionRole, OpenConnection, ParticipantSid, RoomSid};
+use zynk_protocol::{CandidatePolicy, ConnectionRole, DataKind, ParticipantSid, TrackSid};
 use zynk_sfu_core::ShardStats;
 
 use super::*;
 
+const BUDGET: Budget = Budget { busy: 0.6, connections: 2 };
+
 struct Rig {
     bus: Arc<dyn Bus>,
     node: NodeId,
-    workers: Vec<mpsc::Receiver<NodeCommand>>,
+    workers: Vec<mpsc::Receiver<WorkerCommand>>,
     metrics: Vec<Arc<WorkerMetrics>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -31,10 +35,29 @@ impl Rig {
             receivers.push(receiver);
             metrics.push(figures);
         }
-        let dispatcher = Dispatcher::new(bus.clone(), node.clone(), "here".to_owned(), senders);
+        let dispatcher = Dispatcher::new(bus.clone(), node.clone(), "here".to_owned(), senders, BUDGET);
         let commands = bus.register_node(dispatcher.info()).await.unwrap();
         let task = tokio::spawn(dispatcher.run(commands, shutdown.clone()));
         Self { bus, node, workers: receivers, metrics, shutdown, task, _polls: polls }
+    }
+
+    /// The next thing that a worker is told.
+    async fn told(&mut self, worker: usize) -> WorkerCommand {
+        self.workers[worker].recv().await.unwrap()
+    }
+
+    async fn action(&mut self, worker: usize) -> NodeAction {
+        match self.told(worker).await {
+            WorkerCommand::Node(command) => command.action,
+            siblings @ WorkerCommand::Siblings { .. } => panic!("{siblings:?}"),
+        }
+    }
+
+    async fn siblings(&mut self, worker: usize) -> Vec<u8> {
+        match self.told(worker).await {
+            WorkerCommand::Siblings { shards, .. } => shards.iter().map(|shard| shard.0).collect(),
+            command @ WorkerCommand::Node(_) => panic!("{command:?}"),
+        }
     }
 
     async fn command(&self, room: u128, action: NodeAction) {
@@ -67,7 +90,7 @@ async fn commands_follow_their_room_in_order() {
     rig.command(1, open(3)).await;
     for (worker, expected) in [(0, vec![open(1), close(1), open(3)]), (1, vec![open(2), close(2)])] {
         for action in expected {
-            assert_eq!(rig.workers[worker].recv().await.unwrap().action, action);
+            assert_eq!(rig.action(worker).await, action);
         }
     }
 }
@@ -79,10 +102,9 @@ async fn a_closed_room_is_not_brought_back_by_late_commands() {
     rig.command(1, NodeAction::CloseRoom).await;
     rig.command(1, close(1)).await;
     rig.command(2, open(2)).await;
-    let worker = &mut rig.workers[0];
-    assert_eq!(worker.recv().await.unwrap().action, open(1));
-    assert_eq!(worker.recv().await.unwrap().action, NodeAction::CloseRoom);
-    assert_eq!(worker.recv().await.unwrap().action, open(2));
+    for action in [open(1), NodeAction::CloseRoom, open(2)] {
+        assert_eq!(rig.action(0).await, action);
+    }
 }
 
 #[tokio::test]
@@ -90,13 +112,13 @@ async fn the_end_closes_rooms_and_channels_and_leaves_the_bus() {
     let mut rig = Rig::new(2).await;
     rig.command(1, open(1)).await;
     rig.command(2, open(2)).await;
-    for worker in &mut rig.workers {
-        assert!(matches!(worker.recv().await.unwrap().action, NodeAction::OpenConnection(_)));
+    for worker in 0..2 {
+        assert!(matches!(rig.action(worker).await, NodeAction::OpenConnection(_)));
     }
     rig.shutdown.cancel();
-    for worker in &mut rig.workers {
-        assert_eq!(worker.recv().await.unwrap().action, NodeAction::CloseRoom);
-        assert_eq!(worker.recv().await, None);
+    for worker in 0..2 {
+        assert_eq!(rig.action(worker).await, NodeAction::CloseRoom);
+        assert!(rig.workers[worker].recv().await.is_none());
     }
     rig.task.await.unwrap();
     assert!(rig.bus.nodes().await.unwrap().is_empty());
@@ -117,8 +139,86 @@ async fn a_dead_worker_answers_with_failure_and_gets_no_more_rooms() {
     rig.metrics[0].ended();
     for room in 2..6 {
         rig.command(room, open(1)).await;
-        assert_eq!(rig.workers[0].recv().await.unwrap().action, open(1));
+        assert_eq!(rig.action(0).await, open(1));
     }
+}
+
+/// Two connections on the first worker, one on the second.
+async fn spread() -> Rig {
+    let mut rig = Rig::new(2).await;
+    for id in 1..=3 {
+        rig.command(1, open(id)).await;
+    }
+    for id in 1..=2 {
+        assert_eq!(rig.action(0).await, open(id));
+    }
+    assert_eq!(rig.siblings(0).await, [0, 1]);
+    assert_eq!(rig.siblings(1).await, [0, 1], "before the connection");
+    assert_eq!(rig.action(1).await, open(3));
+    rig
+}
+
+#[tokio::test]
+async fn commands_of_a_spread_room_go_where_the_connection_is() {
+    let mut rig = spread().await;
+    let track: TrackSid = "TR_x".parse().unwrap();
+    let unsubscribe = |id| NodeAction::Unsubscribe { connection: ConnectionId(id), track: track.clone() };
+    for id in [3, 1, 99] {
+        rig.command(1, unsubscribe(id)).await;
+    }
+    assert_eq!(rig.action(1).await, unsubscribe(3));
+    assert_eq!(rig.action(0).await, unsubscribe(1));
+    assert_eq!(rig.action(0).await, unsubscribe(99), "the first worker says that it is unknown");
+    let mute = NodeAction::MuteTrack { track: track.clone(), muted: true };
+    let remove = NodeAction::RemoveTrack { track: track.clone() };
+    for action in [mute, remove] {
+        rig.command(1, action.clone()).await;
+        for worker in 0..2 {
+            assert_eq!(rig.action(worker).await, action);
+        }
+    }
+    let data = |ids: &[u64]| NodeAction::SendData {
+        to: Recipients::Connections(ids.iter().map(|id| ConnectionId(*id)).collect()),
+        kind: DataKind::Reliable,
+        payload: "hello".into(),
+    };
+    rig.command(1, data(&[1, 3, 2])).await;
+    assert_eq!(rig.action(0).await, data(&[1, 2]));
+    assert_eq!(rig.action(1).await, data(&[3]));
+    rig.command(1, close(3)).await;
+    assert_eq!(rig.action(1).await, close(3));
+    rig.command(1, close(1)).await;
+    rig.command(1, open(4)).await;
+    assert_eq!(rig.action(0).await, close(1));
+    rig.command(1, NodeAction::CloseRoom).await;
+    assert_eq!(rig.action(1).await, open(4), "the emptier of the room's workers");
+    for worker in 0..2 {
+        assert_eq!(rig.action(worker).await, NodeAction::CloseRoom);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_takes_its_connections_and_the_others_of_the_room_go_on() {
+    let mut rig = spread().await;
+    let mut notices = rig.bus.subscribe_room(&RoomSid::from_random(1)).await.unwrap();
+    rig.metrics[0].ended();
+    rig.workers[0].close();
+    rig.command(1, open(4)).await;
+    let mut failed = BTreeSet::new();
+    for _ in 0..2 {
+        match notices.recv().await.unwrap().event {
+            NodeEvent::ConnectionState { connection, state: ConnectionState::Failed } => {
+                failed.insert(connection.0);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(failed, BTreeSet::from([1, 2]));
+    assert_eq!(rig.siblings(1).await, [1]);
+    assert_eq!(rig.action(1).await, open(4));
+    rig.command(1, NodeAction::CloseRoom).await;
+    assert_eq!(rig.action(1).await, NodeAction::CloseRoom);
+    assert!(rig.workers[0].try_recv().is_err(), "nothing is said to the dead");
 }
 
 #[tokio::test(start_paused = true)]

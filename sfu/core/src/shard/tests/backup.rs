@@ -5,13 +5,13 @@ use zynk_protocol::{BackupUse, SubscriptionFailure};
 use super::*;
 use crate::connection::{Codec, MediaPacket};
 
-const CAROL: ConnectionId = ConnectionId(3);
-const TRACK: &str = "TR_video";
-const FIRST: &str = "video sendonly msid:stream_camera";
-const SECOND: &str = "video sendonly msid:stream_camera-vp8";
+pub(super) const CAROL: ConnectionId = ConnectionId(3);
+pub(super) const TRACK: &str = "TR_video";
+pub(super) const FIRST: &str = "video sendonly msid:stream_camera";
+pub(super) const SECOND: &str = "video sendonly msid:stream_camera-vp8";
 
 impl Rig {
-    fn expect_backup(&mut self, usage: BackupUse) {
+    pub(super) fn expect_backup(&mut self, usage: BackupUse) {
         self.command(NodeAction::ExpectTrack(ExpectedTrack {
             connection: ALICE,
             track: TRACK.parse().unwrap(),
@@ -28,9 +28,13 @@ impl Rig {
     }
 
     /// Somebody who subscribes, and whose offer has VP8 alone or VP9 too.
-    fn viewer(&mut self, connection: ConnectionId, with_vp9: bool) {
+    pub(super) fn viewer(&mut self, connection: ConnectionId, with_vp9: bool) {
         self.open(connection, ConnectionRole::Single, false);
         self.subscribe(connection, TRACK);
+        self.offer_again(connection, with_vp9);
+    }
+
+    pub(super) fn offer_again(&mut self, connection: ConnectionId, with_vp9: bool) {
         let mut sdp = offer(&["video recvonly"]);
         if !with_vp9 {
             let of_vp9 = |line: &&str| [":98", ":99"].iter().any(|format| line.contains(format));
@@ -42,7 +46,7 @@ impl Rig {
     }
 
     /// What became of a viewer's subscription, in order: its codec, or none where it was refused.
-    fn outcomes(&mut self, of: ConnectionId) -> Vec<Option<bool>> {
+    pub(super) fn outcomes(&mut self, of: ConnectionId) -> Vec<Option<bool>> {
         let outcome = |event: &NodeEvent| match event {
             NodeEvent::Subscribed { connection, backup, .. } if *connection == of => Some(Some(*backup)),
             NodeEvent::SubscriptionFailed {
@@ -56,7 +60,7 @@ impl Rig {
     }
 
     /// The codec in which a viewer's track is sent to it.
-    fn source(&self, connection: ConnectionId) -> Option<MimeType> {
+    pub(super) fn source(&self, connection: ConnectionId) -> Option<MimeType> {
         let endpoint = &self.shard.endpoints[self.shard.by_id[&connection].0];
         let subscription = &self.shard.subscriptions[endpoint.order[0].0];
         assert!(self.shard.tracks[subscription.source?.0].subscribers.contains(&endpoint.order[0]));
