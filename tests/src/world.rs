@@ -157,18 +157,18 @@ impl World {
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(key.0 as u64 * 2);
         let mut signal = Signal {
             session: SessionId(key.0 as u64),
-            delay: link.delay,
+            delay: link.uplink.delay,
             to_room: VecDeque::new(),
             to_client: VecDeque::new(),
         };
-        signal.to_room.push_back((self.now + link.delay, ToRoom::Join(Box::new(params))));
+        signal.to_room.push_back((self.now + link.uplink.delay, ToRoom::Join(Box::new(params))));
         self.clients.push(WorldClient {
             identity: identity.to_owned(),
             session,
             signal,
             deadline: self.now,
-            uplink: Link::new(link, seed),
-            downlink: Link::new(link, seed.wrapping_add(1)),
+            uplink: Link::new(&link.uplink, seed, self.now),
+            downlink: Link::new(&link.downlink, seed.wrapping_add(1), self.now),
             sources: Vec::new(),
             refused: None,
             events: Vec::new(),

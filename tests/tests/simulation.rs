@@ -151,7 +151,7 @@ fn the_best_simulcast_layer_is_forwarded_without_a_gap() {
 fn a_latecomer_sees_the_first_frame_within_a_second() {
     let mut world = World::new(61);
     let link = LinkConfig::lossy(0.0, Duration::from_millis(50));
-    let alice = world.join("alice", link);
+    let alice = world.join("alice", link.clone());
     world.publish_camera(alice, Codec::Vp8);
     world.run_for(Duration::from_secs(5));
     let bob = world.join("bob", link);

@@ -22,10 +22,10 @@ use std::{
 };
 
 use call::{Call, Outcome, PUBLISHER, VIDEO_FRAMES};
-use link::{Bottleneck, LinkConfig};
 use ours::Ours;
 use reference::Reference;
 use traffic::{Load, Numbers, Stream};
+use zynk_netlab::{Bitrate, JitterDistribution, LinkConfig, Loss};
 
 const SEEDS: u32 = 20;
 /// How far the estimates may lie apart, as a share of the reference's.
@@ -40,11 +40,10 @@ const PROBED_MAX: f64 = 2.3;
 const BYTES_RATIO_MAX: f64 = 1.1;
 
 /// Without any limit.
-const CLEAN: LinkConfig =
-    LinkConfig { loss: 0.0, delay: Duration::from_millis(20), jitter: Duration::ZERO, bottleneck: None };
+const CLEAN: LinkConfig = LinkConfig::delayed(Duration::from_millis(20));
 
 /// The same call through both forwarders, ours first.
-fn both(link: LinkConfig, load: Load, seed: u64) -> [Outcome; 2] {
+fn both(link: &LinkConfig, load: Load, seed: u64) -> [Outcome; 2] {
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     let now = Instant::now();
     // str0m draws SSRCs and ICE credentials from the thread's generator.
@@ -74,7 +73,7 @@ fn retransmitted(outcome: &Outcome) -> BTreeSet<Numbers> {
 }
 
 /// Calls over a link; returns what the receivers behind our forwarder asked for again.
-fn compare(link: LinkConfig, load: impl Fn(u32) -> Load) -> usize {
+fn compare(link: &LinkConfig, load: impl Fn(u32) -> Load) -> usize {
     let mut asked = 0;
     for seed in 0..SEEDS {
         let load = load(seed);
@@ -116,12 +115,12 @@ fn steady(seed: u32) -> Load {
 
 #[test]
 fn over_a_clean_link() {
-    assert_eq!(compare(CLEAN, steady), 0);
+    assert_eq!(compare(&CLEAN, steady), 0);
 }
 
 #[test]
 fn over_a_link_that_loses_two_percent() {
-    let asked = compare(LinkConfig { loss: 0.02, ..CLEAN }, steady);
+    let asked = compare(&LinkConfig { loss: Loss::uniform(0.02), ..CLEAN }, steady);
     assert!(asked > 1000, "only {asked} packets were asked for again");
 }
 
@@ -129,13 +128,18 @@ fn over_a_link_that_loses_two_percent() {
 /// would be lost. So it sends what the forwarder thinks there is room for.
 #[test]
 fn over_a_bottleneck() {
-    let bottleneck = Some(Bottleneck { kbps: 500, queue_bytes: 30_000 });
-    compare(LinkConfig { bottleneck, ..CLEAN }, |_| Load::Adaptive(1000));
+    let link = LinkConfig { rate: Bitrate::from_kbps(500), queue_bytes: Some(30_000), ..CLEAN };
+    compare(&link, |_| Load::Adaptive(1000));
 }
 
-/// The jitter is that of single packets, so that those of a frame overtake each other.
+/// The jitter is that of single packets, so that those of a frame do not come together; none overtakes another.
 #[test]
 fn over_a_long_link_with_jitter() {
-    let delay = Duration::from_millis(150);
-    assert_eq!(compare(LinkConfig { delay, jitter: Duration::from_millis(2), ..CLEAN }, steady), 0);
+    let link = LinkConfig {
+        delay: Duration::from_millis(150),
+        jitter: Duration::from_millis(2),
+        jitter_distribution: JitterDistribution::Uniform,
+        ..CLEAN
+    };
+    assert_eq!(compare(&link, steady), 0);
 }

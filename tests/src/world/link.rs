@@ -1,34 +1,37 @@
-//! One direction of a client's network link.
+//! A client's network link.
 
 use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use str0m_netem::{Input, Netem, NetemConfig, Output, Probability, RandomLoss};
+use zynk_netlab::{FlowLink, Loss};
 
-/// How bad a link is, in each direction.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How bad a link is; what changes over time counts from when the client joins. Signaling loses nothing, and is delayed
+/// in both directions as the uplink delays at first.
+#[derive(Clone, Debug, PartialEq)]
 pub struct LinkConfig {
-    /// Share of datagrams that are lost, 0 to 1. Signaling does not lose anything.
-    pub loss: f32,
-    /// One-way delay.
-    pub delay: Duration,
-    /// Largest deviation from the delay.
-    pub jitter: Duration,
+    /// From the client to the server.
+    pub uplink: zynk_netlab::LinkConfig,
+    /// From the server to the client.
+    pub downlink: zynk_netlab::LinkConfig,
 }
 
 impl LinkConfig {
     /// Loses nothing and takes a millisecond.
     pub fn ideal() -> Self {
-        Self { loss: 0.0, delay: Duration::from_millis(1), jitter: Duration::ZERO }
+        Self::symmetric(zynk_netlab::LinkConfig::delayed(Duration::from_millis(1)))
     }
 
-    /// Loses a share of the datagrams and takes some time.
-    pub fn lossy(loss: f32, delay: Duration) -> Self {
-        Self { loss, delay, jitter: Duration::ZERO }
+    /// Loses a share of the datagrams and takes some time, in each direction.
+    pub fn lossy(loss: f64, delay: Duration) -> Self {
+        let loss = Loss::uniform(loss);
+        Self::symmetric(zynk_netlab::LinkConfig { loss, ..zynk_netlab::LinkConfig::delayed(delay) })
+    }
+
+    /// The same in both directions.
+    pub fn symmetric(link: zynk_netlab::LinkConfig) -> Self {
+        Self { uplink: link.clone(), downlink: link }
     }
 }
 
@@ -40,15 +43,9 @@ pub(super) struct Datagram {
     pub(super) payload: Vec<u8>,
 }
 
-impl AsRef<[u8]> for Datagram {
-    fn as_ref(&self) -> &[u8] {
-        &self.payload
-    }
-}
-
 /// What a datagram belongs to.
 ///
-/// Each flow has an emulator of its own. What happens to a flow then does not depend on the order in which
+/// Each flow draws random numbers of its own. What happens to a flow then does not depend on the order in which
 /// datagrams of different flows leave at the same instant, which str0m's hash maps leave open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Flow {
@@ -77,53 +74,27 @@ impl Flow {
     }
 }
 
-pub(super) struct Link {
-    config: LinkConfig,
-    seed: u64,
-    flows: BTreeMap<(SocketAddr, Flow), Netem<Datagram>>,
-}
+/// One direction.
+pub(super) struct Link(FlowLink<(SocketAddr, Flow), Datagram>);
 
 impl Link {
-    pub(super) fn new(config: LinkConfig, seed: u64) -> Self {
-        Self { config, seed, flows: BTreeMap::new() }
+    pub(super) fn new(config: &zynk_netlab::LinkConfig, seed: u64, now: Instant) -> Self {
+        Self(FlowLink::new(config, seed, now, |(_, flow)| flow == Flow::Handshake))
     }
 
     pub(super) fn send(&mut self, now: Instant, datagram: Datagram) {
         let flow = (datagram.destination, Flow::of(&datagram.payload));
-        let netem = self.flows.entry(flow).or_insert_with(|| {
-            let mut hasher = DefaultHasher::new();
-            (self.seed, flow).hash(&mut hasher);
-            let loss = if flow.1 == Flow::Handshake { 0.0 } else { self.config.loss };
-            let config = NetemConfig::new()
-                .latency(self.config.delay)
-                .jitter(self.config.jitter)
-                .loss(RandomLoss::new(Probability::new(loss)))
-                .seed(hasher.finish());
-            Netem::new(config)
-        });
-        netem.handle_input(Input::Packet(now, datagram));
+        self.0.send(now, flow, datagram.payload.len(), datagram);
     }
 
-    /// When the next datagram arrives.
+    /// When the next datagram arrives, or earlier.
     pub(super) fn next_arrival(&self) -> Option<Instant> {
-        let busy = self.flows.values().filter(|netem| !netem.is_empty());
-        busy.map(Netem::poll_timeout).min()
+        self.0.next_at()
     }
 
     /// A datagram that has arrived by `now`.
     pub(super) fn receive(&mut self, now: Instant) -> Option<Datagram> {
-        for netem in self.flows.values_mut() {
-            if netem.is_empty() || netem.poll_timeout() > now {
-                continue;
-            }
-            netem.handle_input(Input::Timeout(now));
-            while let Some(output) = netem.poll_output() {
-                if let Output::Packet(datagram) = output {
-                    return Some(datagram);
-                }
-            }
-        }
-        None
+        self.0.poll(now).map(|delivery| delivery.payload)
     }
 }
 
@@ -151,7 +122,8 @@ mod tests {
     #[test]
     fn datagrams_take_their_time() {
         let start = Instant::now();
-        let mut link = Link::new(LinkConfig::lossy(0.0, Duration::from_millis(50)), 1);
+        let config = zynk_netlab::LinkConfig::delayed(Duration::from_millis(50));
+        let mut link = Link::new(&config, 1, start);
         link.send(start, datagram(1, 1));
         assert_eq!(link.next_arrival(), Some(start + Duration::from_millis(50)));
         assert!(link.receive(start + Duration::from_millis(49)).is_none());
@@ -162,12 +134,12 @@ mod tests {
     #[test]
     fn the_order_of_flows_does_not_change_what_is_lost() {
         let start = Instant::now();
-        let config = LinkConfig::lossy(0.3, Duration::from_millis(5));
+        let config = LinkConfig::lossy(0.3, Duration::from_millis(5)).uplink;
         let by_flow: Vec<_> = (1..=2).flat_map(|ssrc| (0..100).map(move |seq| (seq, ssrc))).collect();
         let by_time: Vec<_> = (0..100).flat_map(|seq| (1..=2).map(move |ssrc| (seq, ssrc))).collect();
-        let first = survivors(&mut Link::new(config, 9), start, &by_flow);
-        assert_eq!(first, survivors(&mut Link::new(config, 9), start, &by_time));
-        assert_ne!(first, survivors(&mut Link::new(config, 10), start, &by_flow));
+        let first = survivors(&mut Link::new(&config, 9, start), start, &by_flow);
+        assert_eq!(first, survivors(&mut Link::new(&config, 9, start), start, &by_time));
+        assert_ne!(first, survivors(&mut Link::new(&config, 10, start), start, &by_flow));
         assert!((100..180).contains(&first.len()), "{}", first.len());
     }
 }

@@ -18,10 +18,11 @@ use str0m::{
     media::{Direction, MediaKind, Mid, Pt},
     rtp::{ExtensionValues, RawPacket, RtpWrite, SeqNo, rtcp::Rtcp},
 };
+use zynk_netlab::LinkConfig;
 
 use crate::{
     forwarder::{ADDRESS, Forwarder},
-    link::{Link, LinkConfig},
+    link::Link,
     peer::{CONNECT_MAX, Peer},
     traffic::{AUDIO_CID, Frames, Load, Numbers, Source, Stream, VIDEO_CID},
 };
@@ -29,8 +30,7 @@ use crate::{
 pub(crate) const PUBLISHER: ([u8; 4], u16) = ([10, 0, 0, 1], 4000);
 const RECEIVER: ([u8; 4], u16) = ([10, 0, 0, 2], 4000);
 /// The links that are not under test.
-const CLEAN: LinkConfig =
-    LinkConfig { loss: 0.0, delay: Duration::from_millis(5), jitter: Duration::ZERO, bottleneck: None };
+const CLEAN: LinkConfig = LinkConfig::delayed(Duration::from_millis(5));
 /// Until then the estimates may differ.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// Then they are compared for so long.
@@ -91,7 +91,7 @@ struct Formats {
 
 impl<F: Forwarder> Call<F> {
     /// Connects both clients, sends audio and video, and returns what came of it.
-    pub(crate) fn run(now: Instant, forwarder: F, link: LinkConfig, seed: u64, load: Load) -> Outcome {
+    pub(crate) fn run(now: Instant, forwarder: F, link: &LinkConfig, seed: u64, load: Load) -> Outcome {
         let publisher = Peer::new(now, PUBLISHER.into(), |config| config);
         let receiver = Peer::new(now, RECEIVER.into(), |config| config.enable_raw_packets(true));
         let formats = {
@@ -107,9 +107,9 @@ impl<F: Forwarder> Call<F> {
             forwarder,
             publisher,
             receiver,
-            uplinks: [Link::new(CLEAN, 0), Link::new(CLEAN, 0)],
-            downlink: Link::new(link, seed),
-            publisher_downlink: Link::new(CLEAN, 0),
+            uplinks: [Link::new(&CLEAN, 0, now), Link::new(&CLEAN, 0, now)],
+            downlink: Link::new(link, seed, now),
+            publisher_downlink: Link::new(&CLEAN, 0, now),
             formats,
             sources: Vec::new(),
             frames: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! The estimator with pacer, send history and arrival recorder over simulated links, in virtual time.
 
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
+use zynk_netlab::{JitterDistribution, Link, LinkConfig, Loss};
 
 use super::*;
 use crate::media::{
@@ -14,23 +14,14 @@ fn start() -> Instant {
     Instant::now()
 }
 
-/// A bottleneck with a drop-tail queue, then a delay.
-#[derive(Clone, Copy)]
-struct Link {
-    rate: Bitrate,
-    queue: Duration,
-    delay_ms: u64,
-    jitter_ms: u64,
-    loss: f64,
+/// A path without a fault.
+fn clean() -> LinkConfig {
+    LinkConfig {
+        rate: zynk_netlab::Bitrate::from_kbps(10_000),
+        queue_time: Some(Duration::from_millis(200)),
+        ..LinkConfig::delayed(Duration::from_millis(20))
+    }
 }
-
-const CLEAN: Link = Link {
-    rate: Bitrate::kbps(10_000),
-    queue: Duration::from_millis(200),
-    delay_ms: 20,
-    jitter_ms: 0,
-    loss: 0.0,
-};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -43,17 +34,16 @@ struct Outcome {
 }
 
 /// Sends 30 frames a second that follow the target up to `media_max`, for `seconds`.
-fn run(link: Link, media_max: Bitrate, seconds: u64, seed: u64) -> Outcome {
+fn run(config: LinkConfig, media_max: Bitrate, seconds: u64, seed: u64) -> Outcome {
     let start = start();
     let at = |us: u64| start + Duration::from_micros(us);
-    let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(seed);
+    let mut way_back = Link::new(LinkConfig::delayed(config.delay), seed, start);
+    let mut link = Link::new(config, seed, start);
     let mut estimator = Estimator::new(EstimatorConfig::default());
     estimator.set_desired(start, media_max);
     let mut pacer = Pacer::<u16>::new(Bitrate::kbps(750));
     let (mut history, mut recorder) = (SendHistory::new(), ArrivalRecorder::new());
-    let (mut arrivals, mut feedbacks) = (Vec::<(u64, u16)>::new(), Vec::<(u64, Vec<u8>)>::new());
     let (mut scratch, mut reports) = (Vec::new(), Vec::new());
-    let (mut link_free_us, mut arrived_us) = (0, 0);
     let (mut sum_kbps, mut samples, mut queue_ms) = (0, 0, 0);
     for us in (0..seconds * 1_000_000).step_by(500) {
         let now = at(us);
@@ -75,31 +65,21 @@ fn run(link: Link, media_max: Bitrate, seconds: u64, seed: u64) -> Outcome {
             };
             let seq = history.register(now, size, probe);
             estimator.on_sent(now, size);
-            let standing = Duration::from_micros(u64::saturating_sub(link_free_us, us));
             if is_end {
-                queue_ms = queue_ms.max(standing.as_millis());
+                queue_ms = queue_ms.max(link.queueing_delay(now).as_millis());
             }
-            if standing > link.queue || random.random_bool(link.loss) {
-                continue;
-            }
-            link_free_us = link_free_us.max(us) + link.rate.time_of(size).as_micros() as u64;
-            let jitter = random.random_range(0..=link.jitter_ms * 1000);
-            // Jitter of a queue elsewhere: it delays, it does not reorder.
-            arrived_us = arrived_us.max(link_free_us + link.delay_ms * 1000 + jitter);
-            arrivals.push((arrived_us, seq));
+            link.send(now, size.into(), seq);
         }
-        let arrived = arrivals.partition_point(|(arrives, _)| *arrives <= us);
-        for (arrives, seq) in arrivals.drain(..arrived) {
-            recorder.on_packet(at(arrives), seq);
+        while let Some(arrived) = link.poll(now) {
+            recorder.on_packet(arrived.at, arrived.payload);
         }
         let mut packet = Vec::new();
         while recorder.poll(now, 1, 2, &mut scratch, &mut packet) {
-            feedbacks.push((us + link.delay_ms * 1000, std::mem::take(&mut packet)));
+            way_back.send(now, packet.len(), std::mem::take(&mut packet));
         }
-        let arrived = feedbacks.partition_point(|(arrives, _)| *arrives <= us);
-        for (_, packet) in feedbacks.drain(..arrived) {
+        while let Some(arrived) = way_back.poll(now) {
             reports.clear();
-            history.on_feedback(&Feedback::parse(&packet[12..]).unwrap(), &mut reports);
+            history.on_feedback(&Feedback::parse(&arrived.payload[12..]).unwrap(), &mut reports);
             estimator.on_feedback(now, &reports, history.in_flight_bytes());
         }
         estimator.handle_timeout(now);
@@ -122,7 +102,7 @@ fn run(link: Link, media_max: Bitrate, seconds: u64, seed: u64) -> Outcome {
 #[test]
 fn a_clean_link_is_found_to_carry_what_it_carries() {
     for seed in 0..5 {
-        let outcome = run(CLEAN, Bitrate::kbps(20_000), 13, seed);
+        let outcome = run(clean(), Bitrate::kbps(20_000), 13, seed);
         assert!((8_500..=10_500).contains(&outcome.target_kbps), "{outcome:?}");
         assert_eq!(outcome.faults, 0);
     }
@@ -130,9 +110,10 @@ fn a_clean_link_is_found_to_carry_what_it_carries() {
 
 #[test]
 fn a_bottleneck_is_not_overrun() {
-    let link = Link { rate: Bitrate::kbps(500), queue: Duration::from_millis(150), ..CLEAN };
+    let rate = zynk_netlab::Bitrate::from_kbps(500);
+    let link = LinkConfig { rate, queue_time: Some(Duration::from_millis(150)), ..clean() };
     for seed in 0..5 {
-        let outcome = run(link, Bitrate::kbps(3_000), 13, seed);
+        let outcome = run(link.clone(), Bitrate::kbps(3_000), 13, seed);
         assert!((400..=520).contains(&outcome.target_kbps), "{outcome:?}");
         assert!(outcome.queue_ms <= 100, "{outcome:?}");
         assert_eq!(outcome.faults, 0);
@@ -142,7 +123,8 @@ fn a_bottleneck_is_not_overrun() {
 #[test]
 fn two_percent_loss_costs_little() {
     for seed in 0..5 {
-        let outcome = run(Link { loss: 0.02, ..CLEAN }, Bitrate::kbps(3_000), 13, seed);
+        let outcome =
+            run(LinkConfig { loss: Loss::uniform(0.02), ..clean() }, Bitrate::kbps(3_000), 13, seed);
         assert!((3_000..=9_000).contains(&outcome.target_kbps), "{outcome:?}");
         assert_eq!(outcome.faults, 0);
     }
@@ -150,9 +132,15 @@ fn two_percent_loss_costs_little() {
 
 #[test]
 fn a_long_way_with_jitter_is_not_taken_for_a_full_one() {
-    let link = Link { delay_ms: 150, jitter_ms: 15, ..CLEAN };
+    // Jitter of a queue elsewhere: it delays, it does not reorder.
+    let link = LinkConfig {
+        delay: Duration::from_micros(157_500),
+        jitter: Duration::from_micros(7_500),
+        jitter_distribution: JitterDistribution::Uniform,
+        ..clean()
+    };
     for seed in 0..5 {
-        let outcome = run(link, Bitrate::kbps(3_000), 13, seed);
+        let outcome = run(link.clone(), Bitrate::kbps(3_000), 13, seed);
         assert!((2_000..=9_000).contains(&outcome.target_kbps), "{outcome:?}");
         assert_eq!(outcome.faults, 0);
     }

@@ -106,7 +106,7 @@ fn what_comes_while_nothing_waits_goes_at_once_as_long_as_the_rate_allows() {
     }
     assert!(!round(&mut pacer, at(2_000)).is_empty());
     pacer.push(at(2_500), PacketClass::Video, 1200, 200).unwrap();
-    assert_eq!(items(&round(&mut pacer, at(2_500))), [], "it waits behind those that wait");
+    assert!(items(&round(&mut pacer, at(2_500))).is_empty(), "it waits behind those that wait");
 }
 
 #[test]
