@@ -442,8 +442,14 @@ impl Room {
     }
 
     fn tell(&mut self, sid: &ParticipantSid, message: signal_response::Message) {
+        use signal_response::Message::{Answer, Join, Leave, RequestResponse};
+        let Some(participant) = self.participants.get(sid) else { return };
+        let is_answer = matches!(message, Join(_) | Answer(_) | RequestResponse(_) | Leave(_));
+        if !is_answer && !participant.follows_room {
+            return;
+        }
         // Without a session the client is about to resume, and is then told everything anew.
-        if let Some(session) = self.participants.get(sid).and_then(|participant| participant.session) {
+        if let Some(session) = participant.session {
             self.tell_session(session, message);
         }
     }

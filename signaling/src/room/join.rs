@@ -112,6 +112,7 @@ impl Room {
             disconnect_reason: livekit::DisconnectReason::UnknownReason,
             session: Some(session),
             resumable: params.resumable,
+            follows_room: params.follows_room,
             mode: params.connection,
             late_binding: params.late_binding,
             candidates: params.candidates,
@@ -148,7 +149,9 @@ impl Room {
         participant.state = State::Joined;
         let Some(participant) = self.participants.get(sid) else { return };
         let config = &self.settings.config;
-        let others = self.participants.values().filter(|other| other.sid != *sid && !other.hidden());
+        let follows = participant.follows_room;
+        let others =
+            self.participants.values().filter(|other| follows && other.sid != *sid && !other.hidden());
         let join = livekit::JoinResponse {
             room: Some(self.room_info()),
             participant: Some(participant.info()),

@@ -133,7 +133,7 @@ impl Room {
         let due = self.now + TOKEN_REFRESH_INTERVAL;
         let Some(participant) = self.participants.get_mut(sid) else { return };
         participant.refresh_deadline = None;
-        let Some(claims) = &participant.claims else { return };
+        let Some(claims) = participant.claims.as_ref().filter(|_| participant.follows_room) else { return };
         participant.refresh_deadline = Some(due);
         let mut claims = zynk_auth::Claims::clone(claims);
         claims.other.remove(KEPT_CLAIM);
