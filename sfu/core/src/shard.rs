@@ -379,7 +379,7 @@ impl Shard {
                     let state = ConnectionState::Connected;
                     self.emit(key, NodeEvent::ConnectionState { connection, state });
                     self.open_streams(key);
-                    self.request_missing_keyframes(key);
+                    self.start_all(key);
                 }
             }
             ConnectionEvent::Disconnected => {
