@@ -204,7 +204,8 @@ pub struct Room {
     /// Counts publications, so that tracks have an order.
     publications: u64,
     /// Bounded by the participants limit, or else by the sessions limit.
-    participants: BTreeMap<ParticipantSid, Participant>,
+    /// Boxed: they are large, and a tree keeps room for twice as many.
+    participants: BTreeMap<ParticipantSid, Box<Participant>>,
     identities: HashMap<Identity, ParticipantSid>,
     sessions: HashMap<SessionId, ParticipantSid>,
     connections: HashMap<ConnectionId, ParticipantSid>,
@@ -305,7 +306,7 @@ impl Room {
             self.rpcs.deadline(),
             self.quality.deadline(),
         ];
-        let theirs = self.participants.values().filter_map(Participant::deadline).min();
+        let theirs = self.participants.values().filter_map(|participant| participant.deadline()).min();
         own.into_iter().flatten().chain(theirs).min()
     }
 

@@ -199,7 +199,7 @@ impl Room {
 
     /// Somebody came, went or began to publish.
     pub(super) fn occupancy_changed(&mut self) {
-        let occupied = self.participants.values().any(Participant::counts);
+        let occupied = self.participants.values().any(|participant| participant.counts());
         match occupied {
             true => self.empty_since = None,
             false if self.empty_since.is_none() => self.empty_since = Some(self.now),
