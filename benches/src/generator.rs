@@ -85,11 +85,12 @@ pub struct Participant {
     pub role: Role,
 }
 
-/// How long joining took, from the request to the connection and to the first packet of media.
+/// How long joining took, from the request to its answer, to the connection, and to the first packet of media.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Joined {
     pub key: ConnectionKey,
+    pub answered: Duration,
     pub connected: Duration,
     pub first_packet: Option<Duration>,
 }
@@ -191,13 +192,14 @@ impl Generator {
         let begun = Instant::now();
         let socket = Socket::bind(self.address).context("no socket")?;
         let index = self.connections.len();
-        let waits = match role {
+        let (waits, answered) = match role {
             Role::Publish(load) => {
                 let mut sections = Vec::new();
                 sections.extend(load.audio.then_some((Kind::Audio, Way::Send)));
                 sections.extend(load.video.then_some((Kind::Video, Way::Send)));
                 let (mut session, offer) = Session::offer(socket.local(), &sections, begun)?;
                 let answer = self.ask(Request::Publish { room, name, offer: offer.clone() })?;
+                let answered = Instant::now();
                 session.accept_answer(&answer)?;
                 self.begin(Connection::new(socket, session, group));
                 self.until_connected(index, begun)?;
@@ -207,34 +209,38 @@ impl Generator {
                 let publisher = Publisher::new(load, &offer, &answer, &mut media.sealer, start)?;
                 self.due.extend(publisher.next_at().map(|at| Reverse((at, index))));
                 connection.publisher = Some(publisher);
-                false
+                (false, answered)
             }
             Role::Receive { audio, video, wait_for_media } => {
-                if self.server_offers {
+                let answered = if self.server_offers {
                     let offer =
                         self.ask(Request::Play { room: room.clone(), name: name.clone(), offer: None })?;
                     let (session, answer) = Session::answer(socket.local(), &offer, begun)?;
                     self.begin(Connection::new(socket, session, group).receiving(&offer, index, begun));
                     self.ask(Request::Answer { room, name, answer })?;
+                    Instant::now()
                 } else {
                     let mut sections = vec![(Kind::Audio, Way::Receive); audio];
                     sections.extend(vec![(Kind::Video, Way::Receive); video]);
                     let (mut session, offer) = Session::offer(socket.local(), &sections, begun)?;
                     let answer = self.ask(Request::Play { room, name, offer: Some(offer) })?;
+                    let answered = Instant::now();
                     session.accept_answer(&answer)?;
                     self.begin(Connection::new(socket, session, group).receiving(&answer, index, begun));
-                }
+                    answered
+                };
                 self.until_connected(index, begun)?;
-                wait_for_media
+                (wait_for_media, answered)
             }
         };
         let connected = begun.elapsed();
+        let answered = answered.saturating_duration_since(begun);
         let first_packet = match waits {
             true => Some(self.until_first_packet(index, begun)?),
             false => None,
         };
         self.joining.retain(|joining| *joining != index);
-        Ok(Joined { key: ConnectionKey(index), connected, first_packet })
+        Ok(Joined { key: ConnectionKey(index), answered, connected, first_packet })
     }
 
     fn begin(&mut self, connection: Connection) {

@@ -174,7 +174,9 @@ pub struct Row {
     pub windows: Vec<Figures>,
     /// Threads of the server.
     pub threads: usize,
-    /// From the request to the first packet.
+    /// From the request to its answer, and to the connection: medians.
+    pub join_parts_ms: [f64; 2],
+    /// From the request to the first packet: p50 and p95.
     pub join_ms: [f64; 2],
     /// Datagrams that the kernel dropped at the generator's sockets: with any, losses are not the server's alone.
     pub generator_drops: u64,
@@ -224,17 +226,23 @@ pub fn measure(
         opened[0] += window.received.opened;
         opened[1] += window.received.refused;
     }
-    let mut times: Vec<f64> =
-        joins.receivers.iter().filter_map(|joined| Some(joined.first_packet?.as_secs_f64() * 1e3)).collect();
-    times.sort_by(f64::total_cmp);
-    let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+    let join_ms = |part: f64, until: fn(&Joined) -> Option<Duration>| {
+        let mut times: Vec<f64> =
+            joins.receivers.iter().filter_map(|joined| Some(until(joined)?.as_secs_f64() * 1e3)).collect();
+        times.sort_by(f64::total_cmp);
+        times.get((times.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)
+    };
     Ok(Row {
         server: server.to_owned(),
         point: topology.to_string(),
         median: middle(&figures),
         windows: figures,
         threads: pid.map_or(0, |pid| CpuTimes::of(pid).threads()),
-        join_ms: [at(0.5), at(0.95)],
+        join_parts_ms: [
+            join_ms(0.5, |joined| Some(joined.answered)),
+            join_ms(0.5, |joined| Some(joined.connected)),
+        ],
+        join_ms: [join_ms(0.5, |joined| joined.first_packet), join_ms(0.95, |joined| joined.first_packet)],
         generator_drops: generator.drops(),
         server_drops: generator.server_drops(),
         failures: generator.failures(),
@@ -313,7 +321,7 @@ pub fn profile_name(profile: Profile) -> &'static str {
 /// The heading over [`Row`]s.
 pub const HEADING: &str = concat!(
     "server        point         pkt/s  Mbit/s  loss%  short%  p50/p95/p99/max ms       cpu%  us/pkt  floor  ratio",
-    "  RSS MiB  thr  join p50/p95 ms  gen%  us/pkt  drops  other%    load"
+    "  RSS MiB  thr  answer/up/join p50/p95 ms  gen%  us/pkt  drops  other%    load"
 );
 
 impl fmt::Display for Row {
@@ -325,7 +333,7 @@ impl fmt::Display for Row {
         let latency = format!("{:.2}/{:.2}/{:.2}/{:.1}", latency.p50, latency.p95, latency.p99, latency.max);
         write!(
             f,
-            "{:<12}  {:<11}  {:>6.0}  {:>6.1}  {:>5.2}  {:>6.2}  {:<22}  {:>5.1}  {:>6.2}  {:>5}  {:>5}  {:>7.1}  {:>3}  {:>15}  {:>4.0}  {:>6.2}  {:>5}  {:>3.0}/{:<3.0}  {}",
+            "{:<12}  {:<11}  {:>6.0}  {:>6.1}  {:>5.2}  {:>6.2}  {:<22}  {:>5.1}  {:>6.2}  {:>5}  {:>5}  {:>7.1}  {:>3}  {:>25}  {:>4.0}  {:>6.2}  {:>5}  {:>3.0}/{:<3.0}  {}",
             self.server,
             self.point,
             self.median.packets_per_second,
@@ -339,7 +347,10 @@ impl fmt::Display for Row {
             ratio,
             self.median.resident_mib,
             self.threads,
-            format!("{:.0}/{:.0}", self.join_ms[0], self.join_ms[1]),
+            format!(
+                "{:.1}/{:.1}/{:.1}/{:.0}",
+                self.join_parts_ms[0], self.join_parts_ms[1], self.join_ms[0], self.join_ms[1]
+            ),
             self.median.generator_cpu_percent,
             self.median.generator_us_per_packet,
             self.generator_drops,

@@ -7,7 +7,7 @@ use std::{
 
 use zynk_sfu_core::media::{
     rtcp::{COUNT_MAX, FIR_ENTRIES_MAX, NACK_PAIRS_MAX, PACKETS_MAX, Packet, Packets, REMB_SSRCS_MAX},
-    twcc::{Feedback, HISTORY_MAX, PacketTag, SendHistory},
+    twcc::{Feedback, HISTORY_MAX, SendHistory},
 };
 
 /// Packets in the history that feedback is matched against.
@@ -53,7 +53,7 @@ fn feedback(fci: &[u8]) {
     let mut history = SendHistory::new();
     for number in 0..SENT {
         let sent_at = *START + Duration::from_millis(number.into());
-        history.register(sent_at, 1200, PacketTag::default());
+        history.register(sent_at, 1200, None);
     }
     let mut reports = Vec::new();
     history.on_feedback(&feedback, &mut reports);

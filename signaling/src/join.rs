@@ -91,6 +91,9 @@ pub struct JoinParams {
     /// Whether a lost signal connection may be resumed. Without it (WHIP, WHEP) the participant leaves
     /// when the session's channels close or its transport fails.
     pub resumable: bool,
+    /// Whether it is told of the room: who is there, and what changes. Without it (WHIP, WHEP) it is only answered, and
+    /// told why it must leave.
+    pub follows_room: bool,
     /// Tracks that are announced with the join.
     pub add_tracks: Vec<livekit::AddTrackRequest>,
     /// An SDP offer that comes with the join.
@@ -142,6 +145,7 @@ impl JoinParams {
             auto_subscribe_data_tracks: false,
             adaptive_stream: false,
             resumable: true,
+            follows_room: true,
             add_tracks: Vec::new(),
             offer: None,
             resume: None,

@@ -204,7 +204,8 @@ pub struct Room {
     /// Counts publications, so that tracks have an order.
     publications: u64,
     /// Bounded by the participants limit, or else by the sessions limit.
-    participants: BTreeMap<ParticipantSid, Participant>,
+    /// Boxed: they are large, and a tree keeps room for twice as many.
+    participants: BTreeMap<ParticipantSid, Box<Participant>>,
     identities: HashMap<Identity, ParticipantSid>,
     sessions: HashMap<SessionId, ParticipantSid>,
     connections: HashMap<ConnectionId, ParticipantSid>,
@@ -305,7 +306,7 @@ impl Room {
             self.rpcs.deadline(),
             self.quality.deadline(),
         ];
-        let theirs = self.participants.values().filter_map(Participant::deadline).min();
+        let theirs = self.participants.values().filter_map(|participant| participant.deadline()).min();
         own.into_iter().flatten().chain(theirs).min()
     }
 
@@ -442,8 +443,14 @@ impl Room {
     }
 
     fn tell(&mut self, sid: &ParticipantSid, message: signal_response::Message) {
+        use signal_response::Message::{Answer, Join, Leave, RequestResponse};
+        let Some(participant) = self.participants.get(sid) else { return };
+        let is_answer = matches!(message, Join(_) | Answer(_) | RequestResponse(_) | Leave(_));
+        if !is_answer && !participant.follows_room {
+            return;
+        }
         // Without a session the client is about to resume, and is then told everything anew.
-        if let Some(session) = self.participants.get(sid).and_then(|participant| participant.session) {
+        if let Some(session) = participant.session {
             self.tell_session(session, message);
         }
     }

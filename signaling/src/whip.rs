@@ -204,6 +204,7 @@ pub(crate) fn join_params(state: &ApiState, claims: Claims, offer: &str) -> Resu
         client: livekit::ClientInfo { protocol: SIGNAL_PROTOCOL, ..Default::default() },
         connection: ConnectionMode::Single,
         resumable: false,
+        follows_room: false,
         offer: Some(description),
         ..JoinParams::from_claims(claims, &state.directory.config().limits)?
     })

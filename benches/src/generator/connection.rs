@@ -33,6 +33,12 @@ pub(super) struct Media {
     pub(super) remote: SocketAddr,
 }
 
+impl From<(Opener, Sealer, SocketAddr)> for Media {
+    fn from((opener, sealer, remote): (Opener, Sealer, SocketAddr)) -> Self {
+        Self { opener, sealer, remote }
+    }
+}
+
 impl Connection {
     pub(super) fn new(socket: Socket, session: Session, group: Group) -> Self {
         Self { socket, session, group, media: None, publisher: None, receiver: None }
@@ -52,14 +58,21 @@ impl Connection {
         latencies: &mut Histogram,
     ) -> Result<Option<Profile>> {
         let mut outcome = Ok(());
+        let mut profile = None;
         let Self { socket, session, media, publisher, receiver, .. } = self;
         loop {
             let more = arena.recv(socket, |received| {
                 let [first, second, ..] = *received.datagram else { return };
                 if first >> 6 != 2 {
                     let Received { source, datagram, .. } = received;
-                    if let Err(error) = session.handle_datagram(now, socket, source, datagram) {
-                        outcome = Err(error);
+                    // Media may be right behind what ends the handshake.
+                    let taken = session
+                        .handle_datagram(now, socket, source, datagram)
+                        .and_then(|()| if media.is_none() { session.take_connected() } else { Ok(None) });
+                    match taken {
+                        Ok(Some(keys)) => profile = Some(media.insert(keys.into()).opener.profile()),
+                        Ok(None) => {}
+                        Err(error) => outcome = Err(error),
                     }
                     return;
                 }
@@ -89,13 +102,6 @@ impl Connection {
         }
         outcome?;
         session.poll(now, socket)?;
-        if media.is_none()
-            && let Some((opener, sealer, remote)) = session.take_connected()?
-        {
-            let profile = opener.profile();
-            *media = Some(Media { opener, sealer, remote });
-            return Ok(Some(profile));
-        }
         if let Some(media) = media {
             if let Some(publisher) = publisher {
                 publisher.report(now, &mut media.sealer, socket, media.remote)?;
@@ -104,6 +110,6 @@ impl Connection {
                 receiver.report(now, &mut media.sealer, socket, media.remote, scratch)?;
             }
         }
-        Ok(None)
+        Ok(profile)
     }
 }

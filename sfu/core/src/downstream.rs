@@ -17,7 +17,7 @@ use crate::{
         pacer::{Pacer, PacketClass, Release},
         receiver::{ReportBlock, RoundTripTime, round_trip_time},
         store::PacketHandle,
-        twcc::{Feedback, PacketReport, PacketTag, ProbeClusterId, SendHistory},
+        twcc::{Feedback, PacketReport, ProbeClusterId, SendHistory},
     },
     shard::SubscriptionKey,
 };
@@ -103,7 +103,6 @@ pub(crate) struct Downstream {
     /// By SSRC; those of our streams alone.
     reported: FxHashMap<u32, Reported>,
     loss: ReportedLoss,
-    reports: Vec<PacketReport>,
 }
 
 impl Default for Downstream {
@@ -125,7 +124,6 @@ impl Downstream {
             rtt: RoundTripTime::default(),
             reported: FxHashMap::default(),
             loss: ReportedLoss::default(),
-            reports: Vec::new(),
         }
     }
 
@@ -177,7 +175,7 @@ impl Downstream {
     pub(crate) fn register(&mut self, now: Instant, bytes: usize, probe: Option<ProbeClusterId>) -> bool {
         let size = u16::try_from(bytes).unwrap_or(u16::MAX);
         if self.twcc {
-            self.history.register(now, size, PacketTag { stream: 0, probe });
+            self.history.register(now, size, probe);
         }
         self.estimator.on_sent(now, size)
     }
@@ -187,12 +185,12 @@ impl Downstream {
         self.pacer.is_idle()
     }
 
-    /// Takes transport-wide feedback; malformed feedback changes nothing.
-    pub(crate) fn on_feedback(&mut self, now: Instant, fci: &[u8]) {
+    /// Takes transport-wide feedback; malformed feedback changes nothing. `reports` is working memory.
+    pub(crate) fn on_feedback(&mut self, now: Instant, fci: &[u8], reports: &mut Vec<PacketReport>) {
         let Ok(feedback) = Feedback::parse(fci) else { return };
-        self.reports.clear();
-        self.history.on_feedback(&feedback, &mut self.reports);
-        self.estimator.on_feedback(now, &self.reports, self.history.in_flight_bytes());
+        reports.clear();
+        self.history.on_feedback(&feedback, reports);
+        self.estimator.on_feedback(now, reports, self.history.in_flight_bytes());
     }
 
     /// Takes a receiver-estimated bitrate.

@@ -1,6 +1,6 @@
 //! Thin wrappers for the fuzz targets around parsers that are not public. Not an interface.
 
-use crate::{dependency_descriptor, vp8, vp9};
+use crate::{connection::red_primary, dependency_descriptor, vp8, vp9};
 
 /// VP8's payload descriptor: read, and its own numbers written back.
 pub fn vp8(payload: &[u8]) {
@@ -18,6 +18,13 @@ pub fn vp9(payload: &[u8]) {
     let mut copy = payload.to_vec();
     if vp9::patch(payload, ids).is_some_and(|patch| patch.apply(&mut copy).is_ok()) {
         assert!(copy == payload, "writing what was read changed the payload");
+    }
+}
+
+/// Opus with redundancy (RFC 2198): what is sent to who takes none is the end of what came.
+pub fn red(payload: &[u8]) {
+    if let Some(primary) = red_primary(payload) {
+        assert!(primary.len() < payload.len() && payload.ends_with(primary), "more than the primary block");
     }
 }
 

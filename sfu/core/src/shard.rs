@@ -41,7 +41,7 @@ use crate::{
     demux::{DatagramKind, Demux, local_ufrag, nomination},
     endpoint::Endpoint,
     forwarder::Subscription,
-    media::{egress::NtpTime, timers::TimerWheel},
+    media::{egress::NtpTime, timers::TimerWheel, twcc::PacketReport},
     speakers::Speakers,
     track::Track,
 };
@@ -96,6 +96,8 @@ pub struct Shard {
     negotiations: BTreeSet<(Instant, EndpointKey)>,
     /// Of media sessions, by their endpoint's index.
     media_timers: TimerWheel,
+    /// Working memory: what feedback said of packets, at most as many as a history has.
+    feedback_reports: Vec<PacketReport>,
     /// For [`Subscription::serial`] and [`Track::serial`].
     next_serial: u32,
     started_at: Instant,
@@ -178,6 +180,7 @@ impl Shard {
             timers: BTreeSet::new(),
             negotiations: BTreeSet::new(),
             media_timers: TimerWheel::new(now),
+            feedback_reports: Vec::new(),
             next_serial: 0,
             started_at: now,
             next_tick: now,
@@ -376,7 +379,7 @@ impl Shard {
                     let state = ConnectionState::Connected;
                     self.emit(key, NodeEvent::ConnectionState { connection, state });
                     self.open_streams(key);
-                    self.request_missing_keyframes(key);
+                    self.start_all(key);
                 }
             }
             ConnectionEvent::Disconnected => {

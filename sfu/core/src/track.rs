@@ -9,7 +9,7 @@ use zynk_protocol::{BackupUse, MediaKind, MimeType, RoomSid, TrackSid};
 
 use crate::{
     ShardIndex,
-    connection::{MediaPacket, Mid, PayloadFormat, Rid},
+    connection::{MediaPacket, Mid, PacketHead, PayloadFormat, Rid},
     dependency_descriptor::DecodeTargets,
     layers::StreamLayers,
     media::{
@@ -79,6 +79,8 @@ pub(crate) struct Encoding {
     pub(crate) layers: StreamLayers,
     /// Its packets, once for all who receive them.
     pub(crate) store: PacketStore,
+    /// What came last, of audio: who begins to receive it begins with that.
+    pub(crate) last_audio: Option<(PacketHandle, PacketHead)>,
     /// What their dependency descriptors say of decode targets.
     pub(crate) targets: TargetHistory,
     /// What the publisher's last report said of its clock.
@@ -154,6 +156,7 @@ impl Encoding {
             rid,
             layers: StreamLayers::default(),
             store: PacketStore::new(store),
+            last_audio: None,
             targets: TargetHistory::default(),
             clock: None,
             source: None,

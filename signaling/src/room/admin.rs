@@ -10,7 +10,6 @@ use zynk_protocol::{DataKind, Identity, ParticipantSid};
 
 use super::data::{Audience, MESSAGE_BYTES_MAX};
 use super::metadata::check_limits;
-use super::participant::Participant;
 use super::{ReplyId, Room, RoomOutput};
 use crate::admin::{AdminError, AdminRequest, AdminResponse};
 
@@ -22,11 +21,11 @@ const NO_PARTICIPANT: AdminError = AdminError::NotFound("participant does not ex
 impl Room {
     pub(super) fn handle_admin(&mut self, reply: ReplyId, request: AdminRequest) {
         let result = match request {
-            AdminRequest::ListParticipants => {
-                Ok(AdminResponse::Participants(self.participants.values().map(Participant::info).collect()))
-            }
+            AdminRequest::ListParticipants => Ok(AdminResponse::Participants(
+                self.participants.values().map(|participant| participant.info()).collect(),
+            )),
             AdminRequest::GetParticipant(identity) => {
-                let info = self.by_identity(&identity).map(Participant::info);
+                let info = self.by_identity(&identity).map(|participant| participant.info());
                 info.map(AdminResponse::Participant).ok_or(NO_PARTICIPANT)
             }
             AdminRequest::RemoveParticipant(identity) => self.admin_remove(&identity),
@@ -91,7 +90,7 @@ impl Room {
         }
         self.update_metadata(&sid, &request.name, &request.metadata, &request.attributes)
             .map_err(|limit| AdminError::InvalidArgument(limit.to_owned()))?;
-        let info = self.participants.get(&sid).map(Participant::info);
+        let info = self.participants.get(&sid).map(|participant| participant.info());
         info.map(AdminResponse::Participant).ok_or(NO_PARTICIPANT)
     }
 

@@ -226,7 +226,7 @@ impl Room {
 
     /// The participant of this identity.
     pub(super) fn by_identity(&self, identity: &Identity) -> Option<&Participant> {
-        self.participants.get(self.identities.get(identity)?)
+        self.participants.get(self.identities.get(identity)?).map(Box::as_ref)
     }
 }
 

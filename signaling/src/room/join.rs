@@ -89,6 +89,7 @@ impl Room {
         let publisher = Connection::new(self.new_connection(&sid));
         // Values that delete have nothing to delete yet.
         let attributes = params.attributes.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let claims = super::metadata::claims_to_keep(params.claims, params.follows_room);
         let participant = Participant {
             sid: sid.clone(),
             identity: params.identity.clone(),
@@ -103,7 +104,7 @@ impl Room {
             permission: params.permission,
             client: params.client,
             region: self.settings.config.region.clone(),
-            claims: params.claims,
+            claims,
             state: State::Joining,
             was_active: false,
             joined_at_ms: self.unix_ms,
@@ -112,6 +113,7 @@ impl Room {
             disconnect_reason: livekit::DisconnectReason::UnknownReason,
             session: Some(session),
             resumable: params.resumable,
+            follows_room: params.follows_room,
             mode: params.connection,
             late_binding: params.late_binding,
             candidates: params.candidates,
@@ -138,7 +140,7 @@ impl Room {
         };
         self.identities.insert(params.identity, sid.clone());
         self.sessions.insert(session, sid.clone());
-        self.participants.insert(sid.clone(), participant);
+        self.participants.insert(sid.clone(), Box::new(participant));
         self.ever_joined = true;
         sid
     }
@@ -148,11 +150,13 @@ impl Room {
         participant.state = State::Joined;
         let Some(participant) = self.participants.get(sid) else { return };
         let config = &self.settings.config;
-        let others = self.participants.values().filter(|other| other.sid != *sid && !other.hidden());
+        let follows = participant.follows_room;
+        let others =
+            self.participants.values().filter(|other| follows && other.sid != *sid && !other.hidden());
         let join = livekit::JoinResponse {
             room: Some(self.room_info()),
             participant: Some(participant.info()),
-            other_participants: others.map(Participant::info).collect(),
+            other_participants: others.map(|other| other.info()).collect(),
             server_version: COMPATIBLE_VERSION.to_owned(),
             server_region: config.region.clone(),
             server_info: Some(self.server_info()),

@@ -106,7 +106,7 @@ impl Room {
         participant.version = participant.version.saturating_add(1);
         participant.was_active = participant.is_active();
         participant.state = State::Disconnected;
-        Some(participant)
+        Some(*participant)
     }
 
     fn after_removal(&mut self, participant: &Participant) {

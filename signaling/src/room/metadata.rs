@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use zynk_auth::Claims;
 use zynk_protocol::ParticipantSid;
 use zynk_protocol::livekit::request_response::{Reason, Request};
 use zynk_protocol::livekit::{self, signal_response};
@@ -21,6 +22,11 @@ const FRESH_TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// The private claim of a fresh token without metadata and attributes: the room keeps them.
 const KEPT_CLAIM: &str = "zynkTextsKept";
+
+/// Who is sent no fresh tokens has no use for claims, but for the one that the room keeps texts.
+pub(super) fn claims_to_keep(claims: Option<Arc<Claims>>, is_refreshed: bool) -> Option<Arc<Claims>> {
+    claims.filter(|claims| is_refreshed || claims.other.contains_key(KEPT_CLAIM))
+}
 
 impl Room {
     /// Gives somebody who joins with a fresh token back what did not fit into it.
@@ -133,9 +139,9 @@ impl Room {
         let due = self.now + TOKEN_REFRESH_INTERVAL;
         let Some(participant) = self.participants.get_mut(sid) else { return };
         participant.refresh_deadline = None;
-        let Some(claims) = &participant.claims else { return };
+        let Some(claims) = participant.claims.as_ref().filter(|_| participant.follows_room) else { return };
         participant.refresh_deadline = Some(due);
-        let mut claims = zynk_auth::Claims::clone(claims);
+        let mut claims = Claims::clone(claims);
         claims.other.remove(KEPT_CLAIM);
         claims.name.clone_from(&participant.name);
         claims.metadata.clone_from(&participant.metadata);

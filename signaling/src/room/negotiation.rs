@@ -216,7 +216,7 @@ impl Room {
         let Some(participant) = self.participants.get_mut(sid) else { return };
         participant.active_deadline = None;
         self.participant_changed(sid, false);
-        if let Some(info) = self.participants.get(sid).map(super::participant::Participant::info) {
+        if let Some(info) = self.participants.get(sid).map(|participant| participant.info()) {
             self.webhook_participant("participant_joined", info);
         }
         self.subscribe_to_existing(sid);

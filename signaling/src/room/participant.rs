@@ -43,6 +43,8 @@ pub(super) struct Participant {
     /// None while a lost signal connection may still be resumed.
     pub(super) session: Option<SessionId>,
     pub(super) resumable: bool,
+    /// See [`JoinParams::follows_room`](crate::join::JoinParams).
+    pub(super) follows_room: bool,
     pub(super) mode: ConnectionMode,
     pub(super) late_binding: bool,
     pub(super) candidates: CandidatePolicy,

@@ -68,7 +68,7 @@ impl Room {
         let mut changes = Vec::new();
         for sid in about {
             let Some(rating) = self.quality.ratings.get(sid) else { continue };
-            let mut quality = quality(self.participants.get(sid), *rating);
+            let mut quality = quality(self.participants.get(sid).map(Box::as_ref), *rating);
             if quality == ConnectionQuality::Lost && !knows_lost {
                 quality = ConnectionQuality::Poor;
             }

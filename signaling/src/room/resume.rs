@@ -8,7 +8,6 @@ use zynk_protocol::livekit::{self, DisconnectReason, signal_response};
 use zynk_protocol::{Identity, NodeAction, ParticipantSid};
 
 use super::leave::leave_message;
-use super::participant::Participant;
 use super::{Room, RoomOutput, SessionId};
 use crate::join::JoinParams;
 
@@ -125,7 +124,7 @@ impl Room {
         let left: Vec<_> =
             self.departed.infos.iter().map(|(_, info)| info).filter(is_gone).cloned().collect();
         let present = self.participants.values().filter(|other| other.sid == *sid || !other.hidden());
-        let present: Vec<_> = present.map(Participant::info).collect();
+        let present: Vec<_> = present.map(|other| other.info()).collect();
         self.send_update(sid, left);
         self.send_update(sid, present);
     }

@@ -120,7 +120,7 @@ impl Room {
         settings: SubscriptionSettings,
     ) {
         self.open_downstream(sid);
-        let downstream = self.participants.get(sid).and_then(Participant::downstream);
+        let downstream = self.participants.get(sid).and_then(|participant| participant.downstream());
         let Some(connection) = downstream else { return };
         let settings = self.with_quality(track, settings);
         let track = track.clone();

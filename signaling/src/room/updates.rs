@@ -109,9 +109,15 @@ impl Room {
     }
 
     fn broadcast_update(&mut self, about: &ParticipantSid, info: &livekit::ParticipantInfo) {
-        for sid in self.others(about) {
+        for sid in self.followers().filter(|sid| sid != about).collect::<Vec<_>>() {
             self.send_update(&sid, vec![info.clone()]);
         }
+    }
+
+    /// Who is told of changes.
+    fn followers(&self) -> impl Iterator<Item = ParticipantSid> {
+        let followers = self.participants.values().filter(|participant| participant.follows_room);
+        followers.map(|participant| participant.sid.clone())
     }
 
     pub(super) fn others(&self, sid: &ParticipantSid) -> Vec<ParticipantSid> {
@@ -124,8 +130,7 @@ impl Room {
         }
         self.updates.due = None;
         let queued: Vec<_> = std::mem::take(&mut self.updates.infos).into_values().collect();
-        let receivers: Vec<ParticipantSid> = self.participants.keys().cloned().collect();
-        for receiver in receivers {
+        for receiver in self.followers().collect::<Vec<_>>() {
             let infos = queued.iter().filter(|(about, _)| *about != receiver);
             self.send_update(&receiver, infos.map(|(_, info)| info.clone()).collect());
         }
@@ -194,7 +199,7 @@ impl Room {
 
     /// Somebody came, went or began to publish.
     pub(super) fn occupancy_changed(&mut self) {
-        let occupied = self.participants.values().any(Participant::counts);
+        let occupied = self.participants.values().any(|participant| participant.counts());
         match occupied {
             true => self.empty_since = None,
             false if self.empty_since.is_none() => self.empty_since = Some(self.now),

@@ -35,7 +35,7 @@ pub(crate) struct Memory {
     subscriptions: Subscriptions,
 }
 
-/// What subscriptions take, of audio and of video in equal parts; the tracks themselves are in it.
+/// What subscriptions take, of audio and of video in equal parts, the tracks and their publishers aside.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Subscriptions {
     receivers: usize,
@@ -111,6 +111,17 @@ pub(crate) fn measure(binary: &Path, participants: usize) -> Result<Memory> {
 }
 
 fn measure_subscriptions(binary: &Path, receivers: usize) -> Result<Subscriptions> {
+    let receivers = receivers.max(2);
+    // What one receiver's server takes is, but for that one, what the tracks and their publishers take.
+    let ([first, further], [first_alone, further_alone]) = (growth(binary, receivers)?, growth(binary, 1)?);
+    let others = (receivers - 1) as f64;
+    let kib_per_subscription = (further - further_alone) / (others * 2.0 * (PUBLISHERS - 1) as f64);
+    let kib_per_receiver = (first - first_alone) / others - 2.0 * kib_per_subscription;
+    Ok(Subscriptions { receivers, kib_per_receiver, kib_per_subscription })
+}
+
+/// What a server takes more when a first publisher's tracks are received, and when those of all others are, in KiB.
+fn growth(binary: &Path, receivers: usize) -> Result<[f64; 2]> {
     let mut warm = Warm::start(binary)?;
     warm.join_receivers(receivers, PUBLISHERS)?;
     let none = warm.resident_kib(SETTLE)?;
@@ -121,10 +132,7 @@ fn measure_subscriptions(binary: &Path, receivers: usize) -> Result<Subscription
     }
     let all = warm.resident_kib(FLOW)?;
     warm.ensure_flow(receivers * PUBLISHERS)?;
-    let further = receivers * 2 * (PUBLISHERS - 1);
-    let kib_per_subscription = (all - first) / further as f64;
-    let kib_per_receiver = (first - none) / receivers as f64 - 2.0 * kib_per_subscription;
-    Ok(Subscriptions { receivers, kib_per_receiver, kib_per_subscription })
+    Ok([first - none, all - first])
 }
 
 impl std::fmt::Display for Memory {

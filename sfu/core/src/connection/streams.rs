@@ -65,3 +65,62 @@ impl DescribedStreams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use str0m::change::SdpOffer;
+    use zynk_protocol::MediaKind;
+
+    use super::*;
+    use crate::{
+        Certificate,
+        connection::{Connection, Credentials, OfferChanges},
+        sdp,
+    };
+
+    /// The lines that name streams, section by section.
+    fn named(sdp: &str) -> Vec<Vec<&str>> {
+        let sections = sdp.split("m=").skip(1);
+        let is_named = |line: &&str| line.starts_with("a=ssrc");
+        sections.map(|section| section.lines().filter(is_named).collect()).collect()
+    }
+
+    fn negotiate(connection: &mut Connection, client: &mut Rtc, changes: &OfferChanges) -> String {
+        let sdp = connection.create_offer(changes).unwrap().sdp;
+        let offer = SdpOffer::from_sdp_string(&sdp).unwrap();
+        let answer = client.sdp_api().accept_offer(offer).unwrap().to_sdp_string();
+        connection.accept_answer(&answer, &sdp::read(&answer).unwrap()).unwrap();
+        sdp
+    }
+
+    #[test]
+    fn a_section_keeps_its_stream_over_all_negotiations_and_str0m_keeps_none() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        let certificate = Certificate::generate().unwrap();
+        let credentials = Credentials { ufrag: "ufrag".into(), password: "p".repeat(24) };
+        let address = ([127, 0, 0, 1], 1).into();
+        let mut connection = Connection::new(&certificate, &credentials, &[address], &[], now);
+        let mut client = Rtc::builder().set_rtp_mode(true).build(now);
+        let adding = |kind| OfferChanges { sections: vec![kind], ..OfferChanges::default() };
+        let first = negotiate(&mut connection, &mut client, &adding(MediaKind::Video));
+        let second = negotiate(&mut connection, &mut client, &adding(MediaKind::Audio));
+        let (first, second) = (named(&first), named(&second));
+        assert!(first[0].len() > 2 && !second[1].is_empty(), "{second:?}");
+        assert_eq!(first[0], second[0]);
+        let mid = connection.streams.0[0].0;
+        let streams = connection.streams.0.clone();
+        for active in [false, true] {
+            let changes = OfferChanges { directions: vec![(mid, active)], ..OfferChanges::default() };
+            assert_eq!(named(&negotiate(&mut connection, &mut client, &changes)), second);
+        }
+        assert_eq!((streams.len(), &connection.streams.0), (2, &streams));
+        for (mid, ssrc, rtx) in streams {
+            let described = connection.sending_stream(mid).unwrap();
+            assert_eq!((described.ssrc, described.rtx), (ssrc, rtx));
+            assert!(connection.rtc.direct_api().stream_tx_by_mid(mid, None).is_none());
+        }
+    }
+}

@@ -236,7 +236,7 @@ impl EgressStream {
                 sealer.seal_rtp(&mut self.seal, buffer, header_bytes, end, out.sequence)?
             }
         };
-        self.sent.insert(out.sequence, handle, tag);
+        self.sent.insert(out.sequence, handle, tag, out.send_time);
         self.stats.packets += 1;
         self.stats.octets += packet.payload.len() as u64;
         if let Some(rtx) = &mut self.rtx {

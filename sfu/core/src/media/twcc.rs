@@ -16,7 +16,7 @@ mod recorder;
 mod tests;
 
 pub use feedback::{Feedback, FeedbackError, StatusRun};
-pub use history::{FeedbackSummary, HISTORY_MAX, PacketReport, PacketTag, ProbeClusterId, SendHistory};
+pub use history::{FeedbackSummary, HISTORY_MAX, PacketReport, ProbeClusterId, SendHistory};
 pub use recorder::{ArrivalRecorder, WINDOW_MAX};
 
 /// RTCP packet type of transport-layer feedback (RFC 4585) and the format number of this one.

@@ -123,7 +123,7 @@ impl Shard {
         let (subscriber, track) = (subscription.subscriber, subscription.track.clone());
         let Some(connection) = self.endpoints.get(subscriber.0).map(|endpoint| endpoint.id) else { return };
         self.emit(subscriber, NodeEvent::Subscribed { connection, track, backup });
-        self.want_keyframe_for(key);
+        self.start(key);
     }
 
     /// Connects a subscription with another codec of its track. It goes on in its section once that is

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use zynk_protocol::ConnectionState;
+use zynk_protocol::{ConnectionState, MediaKind};
 
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, deliveries::Arrived};
 use crate::{
@@ -15,6 +15,10 @@ use crate::{
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
 const SOURCES_REPLACED_MAX: u32 = 256;
+
+/// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
+/// The longest packets in use (ptime) are of 60 ms.
+const LAST_AUDIO_AGE_MAX: Duration = Duration::from_millis(60);
 
 /// Taken for what header, extensions and tag add to a payload, in the pacer.
 const OVERHEAD_BYTES_ASSUMED: usize = 40;
@@ -105,6 +109,9 @@ impl Shard {
         if let Some(targets) = packet.targets {
             encoding.targets.push(handle, targets);
         }
+        if track.kind == MediaKind::Audio && !packet.payload.is_empty() {
+            encoding.last_audio = Some((handle, packet.head()));
+        }
         let arrived = Arrived {
             track: key,
             track_serial: track.serial,
@@ -125,6 +132,41 @@ impl Shard {
         self.deliveries.push(arrived, receivers);
     }
 
+    /// A subscription can be served from now on. Audio begins with what came last, so that the receiver need not wait
+    /// for the publisher's next packet; of video a keyframe is asked for.
+    pub(super) fn start(&mut self, key: SubscriptionKey) {
+        if let Some((arrived, receiver)) = self.last_audio_for(key) {
+            self.deliveries.push(arrived, std::iter::once((receiver, key)));
+        }
+        self.want_keyframe_for(key);
+    }
+
+    fn last_audio_for(&self, key: SubscriptionKey) -> Option<(Arrived, EndpointKey)> {
+        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+        let track_key = subscription.source?;
+        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
+        let (encoding, (handle, head)) =
+            track.encodings.iter().enumerate().find_map(|(index, e)| Some((index, e.last_audio?)))?;
+        let stored = track.encodings.get(encoding)?.store.get(handle)?;
+        let age = self.now.saturating_duration_since(stored.info.arrived);
+        let receiver = self.endpoints.get(subscription.subscriber.0)?;
+        if age > LAST_AUDIO_AGE_MAX || receiver.media.protection.is_none() {
+            return None;
+        }
+        let arrived = Arrived {
+            track: track_key,
+            track_serial: track.serial,
+            kind: track.kind,
+            encoding,
+            handle,
+            head,
+            bytes: stored.payload.len() + OVERHEAD_BYTES_ASSUMED,
+            active: track.active(),
+            highest_layer: 0,
+        };
+        Some((arrived, subscription.subscriber))
+    }
+
     /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
     pub(super) fn handle_keyframe_request(&mut self, from: EndpointKey, mid: Mid) {
         self.stats.keyframe_requests_received += 1;
@@ -136,11 +178,11 @@ impl Shard {
         self.want_keyframe_since(subscription, sent_before);
     }
 
-    /// Asks for keyframes of everything a connection receives: it has just come up.
-    pub(super) fn request_missing_keyframes(&mut self, key: EndpointKey) {
+    /// Starts everything that a connection receives: it has just come up.
+    pub(super) fn start_all(&mut self, key: EndpointKey) {
         let Some(endpoint) = self.endpoints.get(key.0) else { return };
         for subscription in endpoint.order.clone() {
-            self.want_keyframe_for(subscription);
+            self.start(subscription);
         }
     }
 

@@ -119,7 +119,7 @@ impl Shard {
         let now = self.now;
         let ntp = self.ntp;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return false };
-        let subscriptions = &self.subscriptions;
+        let (subscriptions, reports) = (&self.subscriptions, &mut self.feedback_reports);
         let mut wishes = Vec::new();
         let taken = catch_unwind(AssertUnwindSafe(|| {
             let Some(protection) = endpoint.media.protection.as_mut() else { return false };
@@ -128,7 +128,11 @@ impl Shard {
             let compound = datagram.get(..opened.bytes).unwrap_or_default();
             // What stands before a malformed packet counts.
             for packet in Packets::new(compound).map_while(Result::ok) {
-                take_rtcp(endpoint, subscriptions, now, ntp, packet, &mut wishes);
+                if let Packet::TransportFeedback { fci, .. } = packet {
+                    endpoint.media.downstream.on_feedback(now, fci, reports);
+                } else {
+                    take_rtcp(endpoint, subscriptions, now, ntp, packet, &mut wishes);
+                }
             }
             true
         }));
@@ -343,7 +347,6 @@ fn take_rtcp(
                 }
             }
         }
-        Packet::TransportFeedback { fci, .. } => media.downstream.on_feedback(now, fci),
         Packet::Remb { bitrate_bps, .. } => media.downstream.on_remb(now, bitrate_bps),
         Packet::PictureLoss { media: ssrc, .. } => {
             wish_keyframe(media, sections, ssrc, wishes, |allowance| allowance.on_pli(now));

@@ -20,6 +20,8 @@ pub const HANDSHAKE: u8 = 22;
 thread_local! {
     /// What was exported last.
     static EXPORTED: RefCell<Option<(Profile, Vec<u8>)>> = const { RefCell::new(None) };
+    /// Changes what clients send over DTLS, where it returns something.
+    static FORGER: RefCell<Option<Forger>> = const { RefCell::new(None) };
 }
 
 pub fn provider() -> &'static CryptoProvider {
@@ -29,6 +31,13 @@ pub fn provider() -> &'static CryptoProvider {
 
 pub fn take_exported() -> Option<(Profile, Vec<u8>)> {
     EXPORTED.take()
+}
+
+type Forger = Box<dyn Fn(&[u8]) -> Option<Vec<u8>>>;
+
+/// From now on, what clients of this thread send over DTLS is changed so.
+pub fn forge(forger: impl Fn(&[u8]) -> Option<Vec<u8>> + 'static) {
+    FORGER.set(Some(Box::new(forger)));
 }
 
 #[derive(Debug)]
@@ -79,7 +88,9 @@ impl DtlsInstance for TappedDtls {
     }
 
     fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {
-        self.0.send_application_data(data)
+        let forged = FORGER.with_borrow(|forger| forger.as_ref()?(data));
+        let sent = self.0.send_application_data(forged.as_deref().unwrap_or(data))?;
+        Ok(if sent > 0 { data.len() } else { 0 })
     }
 
     fn is_active(&self) -> bool {

@@ -427,6 +427,24 @@ fn l74_without_an_answer_in_time_the_client_starts_over() {
 }
 
 #[test]
+fn who_does_not_follow_the_room_is_answered_and_told_nothing_else() {
+    let mut world = World::new();
+    let alice = world.join_active(World::single("alice"));
+    let mut params = World::single("player");
+    (params.resumable, params.follows_room) = (false, false);
+    let player = world.join(params);
+    world.connect(&player);
+    let told = world.inbox(&player);
+    let [Response::Join(join)] = told.as_slice() else { panic!("{told:#?}") };
+    assert!(join.other_participants.is_empty());
+    world.join_active(World::single("bob"));
+    world.signal(&alice, Request::Leave(livekit::LeaveRequest::default()));
+    world.advance(Duration::from_secs(60));
+    assert_eq!(world.inbox(&player), []);
+    assert_eq!(world.room.participant_count(), 2);
+}
+
+#[test]
 fn a_session_that_is_not_resumable_ends_with_its_transport() {
     let mut world = World::new();
     let mut params = World::single("obs");

@@ -177,7 +177,7 @@ impl Congestion {
             sent_packet: SentPacket {
                 send_time: self.timestamp(report.sent_at),
                 size: DataSize::from_bytes(i64::from(report.size.max(1))),
-                pacing_info: report.tag.probe.map_or_else(PacedPacketInfo::default, |id| self.probe_info(id)),
+                pacing_info: report.probe.map_or_else(PacedPacketInfo::default, |id| self.probe_info(id)),
                 sequence_number: report.seq.min(i64::MAX as u64) as i64,
                 ..Default::default()
             },

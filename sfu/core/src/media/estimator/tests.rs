@@ -6,7 +6,7 @@ use zynk_netlab::{JitterDistribution, Link, LinkConfig, Loss};
 use super::*;
 use crate::media::{
     pacer::{Pacer, PacketClass, Release},
-    twcc::{ArrivalRecorder, Feedback, PacketTag, SendHistory},
+    twcc::{ArrivalRecorder, Feedback, SendHistory},
 };
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -63,7 +63,7 @@ fn run(config: LinkConfig, media_max: Bitrate, seconds: u64, seed: u64) -> Outco
                     (bytes, probe)
                 }
             };
-            let seq = history.register(now, size, PacketTag { stream: 0, probe });
+            let seq = history.register(now, size, probe);
             estimator.on_sent(now, size);
             if is_end {
                 queue_ms = queue_ms.max(link.queueing_delay(now).as_millis());
@@ -285,8 +285,8 @@ proptest! {
                 Step::Sent(size, probe) => {
                     let seq = sent.len() as u64;
                     estimator.on_sent(now, size);
-                    let tag = PacketTag { stream: 0, probe: probe.map(ProbeClusterId) };
-                    sent.push(PacketReport { seq, sent_at: now, size, tag, received_us: None });
+                    let probe = probe.map(ProbeClusterId);
+                    sent.push(PacketReport { seq, sent_at: now, size, probe, received_us: None });
                 }
                 Step::Feedback(count, us, step, lost) => {
                     let from = sent.len().saturating_sub(usize::from(count % 64));

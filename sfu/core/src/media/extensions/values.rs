@@ -68,9 +68,12 @@ impl PlayoutDelay {
 pub struct SendTime(pub u32);
 
 impl SendTime {
+    /// It has 24 bits, and begins anew after 64 s.
+    pub const MASK: u32 = 0xff_ffff;
+
     /// The middle of an NTP timestamp (32.32 fixed point).
     pub fn from_ntp(ntp: u64) -> Self {
-        Self((ntp >> 14) as u32 & 0xff_ffff)
+        Self((ntp >> 14) as u32 & Self::MASK)
     }
 
     /// For the wire.

@@ -18,15 +18,6 @@ const REFERENCE_CYCLE: i64 = 1 << 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeClusterId(pub u16);
 
-/// What the owner wants to know again when a packet is reported on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PacketTag {
-    /// The owner's number of the stream it belongs to.
-    pub stream: u32,
-    /// The probe it is part of.
-    pub probe: Option<ProbeClusterId>,
-}
-
 /// What became of one packet. What was reported lost may have been under way only: it is reported once more if it
 /// is received after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +28,8 @@ pub struct PacketReport {
     pub sent_at: Instant,
     /// Its size in bytes as given to [`SendHistory::register`].
     pub size: u16,
-    /// As given to [`SendHistory::register`].
-    pub tag: PacketTag,
+    /// The probe it is part of, as given to [`SendHistory::register`].
+    pub probe: Option<ProbeClusterId>,
     /// When it arrived, on the peer's clock: µs since that clock's origin, only good for differences.
     /// `None` if it was lost.
     pub received_us: Option<i64>,
@@ -55,25 +46,43 @@ pub struct FeedbackSummary {
     pub ignored: u32,
 }
 
+/// 16 bytes, of which a receiver of one camera has a hundred or two.
 #[derive(Clone, Copy, Debug)]
 struct Record {
-    sent_at: Instant,
-    tag: PacketTag,
+    /// Nanoseconds since the history's origin.
+    sent_ns: u64,
+    probe: Option<ProbeClusterId>,
     size: u16,
-    /// Reported as received, or no packet at all.
-    done: bool,
-    /// Reported as lost.
-    lost: bool,
-    /// Counted in `in_flight`.
+    fate: Fate,
+    /// Counted in `in_flight_bytes`.
     in_flight: bool,
 }
 
-/// The packets of one transport that are under way. 32 bytes for each, in a ring that grows as needed from 64 to
-/// [`HISTORY_MAX`]; no allocation before the first packet.
+/// What feedback has said of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Unknown,
+    /// Reported as lost.
+    Lost,
+    /// Reported as received, or no packet at all.
+    Done,
+}
+
+impl Record {
+    const NOTHING: Self = Self { sent_ns: 0, probe: None, size: 0, fate: Fate::Done, in_flight: false };
+}
+
+/// The packets of one transport that are under way. 16 bytes for each, in a ring that grows as needed from 64 to
+/// [`HISTORY_MAX`], and shrinks by halves when it has been four times too large for as many packets as it holds; no
+/// allocation before the first packet.
 #[derive(Debug, Default)]
 pub struct SendHistory {
     /// Packet `n` is at `n % len`; `len` is a power of two.
     ring: Vec<Record>,
+    /// When the first packet was sent.
+    origin: Option<Instant>,
+    /// How many packets feedback had not passed at most, while the ring was filled once.
+    unpassed_max: u64,
     /// The next number to be given.
     next: u64,
     /// The oldest number that is remembered.
@@ -101,53 +110,77 @@ impl SendHistory {
 
     /// Notes a packet that is being sent and returns the number to write into its header extension. `size` is
     /// what counts for the estimate: RTP header and payload, plus IP and UDP headers if wanted.
-    pub fn register(&mut self, now: Instant, size: u16, tag: PacketTag) -> u16 {
+    pub fn register(&mut self, now: Instant, size: u16, probe: Option<ProbeClusterId>) -> u16 {
         let seq = self.next;
+        let origin = *self.origin.get_or_insert(now);
+        // Centuries.
+        let sent_ns = u64::try_from(now.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX);
         if (seq - self.oldest) as usize == self.ring.len() {
-            self.make_room(now);
+            self.make_room(sent_ns);
         }
         self.next += 1;
         self.in_flight_bytes += u64::from(size);
-        let record = Record { sent_at: now, tag, size, done: false, lost: false, in_flight: true };
+        let record = Record { sent_ns, probe, size, fate: Fate::Unknown, in_flight: true };
         if let Some(place) = slot(&mut self.ring, seq) {
             *place = record;
         }
         seq as u16
     }
 
-    fn make_room(&mut self, now: Instant) {
+    fn make_room(&mut self, now_ns: u64) {
+        let age_max_ns = AGE_MAX.as_nanos() as u64;
         let stale = |record: &Record| {
-            record.done || record.lost || now.saturating_duration_since(record.sent_at) > AGE_MAX
+            record.fate != Fate::Unknown || now_ns.saturating_sub(record.sent_ns) > age_max_ns
         };
         let free =
             self.ring.is_empty() || slot(&mut self.ring, self.oldest).is_some_and(|record| stale(record));
         if self.ring.is_empty() || !free && self.ring.len() < HISTORY_MAX {
-            let len = (self.ring.len() * 2).clamp(HISTORY_MIN, HISTORY_MAX);
-            let nothing = Record {
-                sent_at: now,
-                tag: PacketTag::default(),
-                size: 0,
-                done: true,
-                lost: false,
-                in_flight: false,
-            };
-            let mut ring = vec![nothing; len];
-            for seq in self.oldest..self.next {
-                if let (Some(to), Some(from)) = (slot(&mut ring, seq), slot(&mut self.ring, seq)) {
-                    *to = *from;
-                }
-            }
-            self.ring = ring;
+            self.resize((self.ring.len() * 2).clamp(HISTORY_MIN, HISTORY_MAX));
             return;
         }
+        if self.next & (self.ring.len() as u64 - 1) == 0 && self.shrink() {
+            return;
+        }
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
         self.land(self.oldest);
         if let Some(record) = slot(&mut self.ring, self.oldest)
-            && !record.done
-            && !record.lost
+            && record.fate == Fate::Unknown
         {
             self.forgotten += 1;
         }
         self.oldest += 1;
+    }
+
+    /// The ring was filled once more: halves it if a quarter would have done. True if there is room now.
+    fn shrink(&mut self) -> bool {
+        self.note_unpassed();
+        let unpassed = std::mem::take(&mut self.unpassed_max);
+        let half = self.ring.len() / 2;
+        if half < HISTORY_MIN || unpassed > half as u64 / 2 {
+            return false;
+        }
+        while self.next - self.oldest >= half as u64 {
+            self.forget_oldest();
+        }
+        self.resize(half);
+        true
+    }
+
+    fn resize(&mut self, len: usize) {
+        let mut ring = vec![Record::NOTHING; len];
+        for seq in self.oldest..self.next {
+            if let (Some(to), Some(from)) = (slot(&mut ring, seq), slot(&mut self.ring, seq)) {
+                *to = *from;
+            }
+        }
+        self.ring = ring;
+    }
+
+    fn note_unpassed(&mut self) {
+        self.unpassed_max = self.unpassed_max.max(self.next - self.passed.max(self.oldest));
     }
 
     /// Takes a packet out of those in flight.
@@ -176,6 +209,7 @@ impl SendHistory {
             summary.ignored = feedback.status_count.into();
             return summary;
         };
+        self.note_unpassed();
         let back = u64::from((newest as u16).wrapping_sub(feedback.base_seq));
         // Signed: a base before the first packet, or after the last one, is reported on in vain.
         let mut seq = newest as i64 - back as i64;
@@ -220,13 +254,14 @@ impl SendHistory {
             return None;
         }
         self.land(seq);
-        let record = slot(&mut self.ring, seq)
-            .filter(|record| !record.done && (received_us.is_some() || !record.lost))?;
-        match received_us {
-            Some(_) => record.done = true,
-            None => record.lost = true,
-        }
-        Some(PacketReport { seq, sent_at: record.sent_at, size: record.size, tag: record.tag, received_us })
+        let record = slot(&mut self.ring, seq).filter(|record| match record.fate {
+            Fate::Unknown => true,
+            Fate::Lost => received_us.is_some(),
+            Fate::Done => false,
+        })?;
+        record.fate = if received_us.is_some() { Fate::Done } else { Fate::Lost };
+        let sent_at = self.origin? + Duration::from_nanos(record.sent_ns);
+        Some(PacketReport { seq, sent_at, size: record.size, probe: record.probe, received_us })
     }
 
     /// What was sent before a packet that has arrived is no longer under way: it arrived or is lost.

@@ -133,6 +133,61 @@ fn t04_a_flood_of_bad_tags_is_dropped_and_the_call_goes_on() {
     assert_eq!((rig.forwarded(), rig.shard.stats().connections), (2, 2));
 }
 
+/// A worker hands its shard some hundred datagrams before it takes what is to be sent. Whatever is invalid among them,
+/// the rest leaves in the same turn, and nothing remains to be done for it.
+#[test]
+fn flood_of_invalid_packets_puts_off_nobody_elses() {
+    let (mut rig, mut alice, mut bob) = (Rig::call(&[BOB]), Client::of(ALICE), Client::of(BOB));
+    let participant = ParticipantSid::from_random(9);
+    let open = NodeAction::OpenConnection(OpenConnection {
+        connection: MALLORY,
+        participant,
+        role: ConnectionRole::Publisher,
+        late_binding: false,
+        candidates: zynk_protocol::CandidatePolicy::All,
+    });
+    let input = Input::Command { room: "RM_other".parse().unwrap(), action: open };
+    rig.shard.handle_input(rig.now, input);
+    rig.expect(MALLORY, "TR_other", MediaKind::Video, "camera");
+    rig.offer(MALLORY, 1, &["video sendonly msid:stream_camera"]);
+    rig.pretend_connected(MALLORY, false);
+    rig.advance(Duration::from_secs(1));
+    rig.sent.clear();
+    let (own, elsewhere) = (address(MALLORY), SocketAddr::from(([127, 0, 0, 1], 55_555)));
+    let feed = |rig: &mut Rig, source, mut payload: Vec<u8>| {
+        let (transport, destination) = (Transport::Udp, SERVER.into());
+        let input = Input::Datagram { transport, source, destination, payload: &mut payload };
+        rig.shard.handle_input(rig.now, input);
+    };
+    let wake = |rig: &mut Rig| match rig.shard.poll_output() {
+        Output::Timeout(at) => at,
+        other => panic!("{other:?} of an invalid packet"),
+    };
+    let mut number = 0_u16;
+    for round in 1..=40 {
+        let (before, dropped) = (wake(&mut rig), rig.dropped());
+        for _ in 0..500 {
+            number += 1;
+            let mut forged = Client::of(MALLORY).rtp(7, VP8, number, &[0x10; 1000]);
+            if let Some(last) = forged.last_mut() {
+                *last ^= 1;
+            }
+            feed(&mut rig, [own, elsewhere][usize::from(number % 2)], forged);
+        }
+        assert_eq!(rig.dropped() - dropped, 500);
+        assert_eq!(wake(&mut rig), before, "nothing is to be done for them");
+        let packet = alice.rtp(1, VP8, round, if round == 1 { &KEYFRAME } else { &DELTA });
+        feed(&mut rig, alice.address, packet);
+        rig.drain();
+        assert!(rig.sent.iter().all(|(to, _)| ![own, elsewhere].contains(to)));
+        assert_eq!(bob.received(&mut rig).rtp.len(), 1, "in the same turn");
+        rig.advance(Duration::from_millis(20));
+        bob.received(&mut rig);
+        rig.sent.clear();
+    }
+    assert_eq!(rig.shard.stats().sessions_panicked, 0);
+}
+
 #[test]
 fn t05_t06_media_from_another_address_is_neither_forwarded_nor_answered() {
     let (mut rig, mut alice) = (Rig::call(&[BOB]), Client::of(ALICE));

@@ -67,6 +67,55 @@ fn what_is_muted_is_not_sent_on_and_starts_again_at_a_keyframe() {
     assert_eq!((rig.publish(1, 106, &KEYFRAME), rig.publish(1, 107, &DELTA)), (1, 1));
 }
 
+/// Alice publishes audio, Bob is to receive it; neither is connected.
+fn audio_call() -> Rig {
+    let mut rig = Rig::new();
+    rig.open(ALICE, ConnectionRole::Publisher, false);
+    rig.expect(ALICE, "TR_audio", MediaKind::Audio, "mic");
+    rig.offer(ALICE, 1, &["audio sendonly msid:stream_mic"]);
+    rig.pretend_connected(ALICE, false);
+    rig.open(BOB, ConnectionRole::Single, false);
+    rig.subscribe(BOB, "TR_audio");
+    rig.offer(BOB, 1, &["audio recvonly"]);
+    rig
+}
+
+#[test]
+fn who_comes_up_begins_with_the_audio_that_came_last() {
+    for (age_ms, expected) in [(0, 1), (20, 1), (60, 1), (70, 0)] {
+        let mut rig = audio_call();
+        for sequence in 1..5 {
+            rig.publish(1, sequence, &[1, 2, 3]);
+        }
+        // Publishing took ten milliseconds.
+        rig.advance(Duration::from_millis(age_ms.max(10) - 10));
+        let before = rig.shard.stats().rtp_packets_sent;
+        rig.pretend_connected(BOB, false);
+        let bob = rig.shard.by_id[&BOB];
+        rig.shard.handle_event(bob, ConnectionEvent::Connected);
+        rig.drain();
+        assert_eq!(rig.shard.stats().rtp_packets_sent - before, expected, "{age_ms} ms");
+        // Once; and the next ones come after it.
+        rig.shard.start_all(bob);
+        rig.drain();
+        assert_eq!(rig.shard.stats().rtp_packets_sent - before, expected, "{age_ms} ms");
+        assert_eq!(rig.publish(1, 5, &[1, 2, 3]), 1);
+        assert_eq!(rig.publish(1, 6, &[1, 2, 3]), 1);
+    }
+}
+
+#[test]
+fn muted_audio_is_nothing_to_begin_with() {
+    let mut rig = audio_call();
+    rig.publish(1, 1, &[1, 2, 3]);
+    rig.command(NodeAction::MuteTrack { track: "TR_audio".parse().unwrap(), muted: true });
+    rig.pretend_connected(BOB, false);
+    let bob = rig.shard.by_id[&BOB];
+    rig.shard.handle_event(bob, ConnectionEvent::Connected);
+    rig.drain();
+    assert_eq!(rig.shard.stats().rtp_packets_sent, 0);
+}
+
 #[test]
 fn a_publisher_that_begins_anew_is_followed_from_its_next_keyframe() {
     for (source, sequence) in [(2, 50_000), (2, 70_001), (2, 200_000), (1, 100)] {

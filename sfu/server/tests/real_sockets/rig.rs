@@ -1,6 +1,4 @@
-//! A media node on real sockets, with str0m clients over UDP and ICE-TCP, and the test as signaling.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//! A node, the signaling of a room on it, and clients.
 
 use std::{
     collections::BTreeSet,
@@ -30,45 +28,53 @@ use zynk_protocol::{
 use zynk_sfu_server::{SfuConfig, SfuHandle, start};
 
 /// For anything that is to come.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node and the signaling of one room on it.
-struct Rig {
-    bus: Arc<dyn Bus>,
-    sfu: SfuHandle,
-    registry: Registry,
-    shutdown: CancellationToken,
-    room: RoomSid,
-    notices: mpsc::Receiver<NodeNotice>,
+pub struct Rig {
+    pub bus: Arc<dyn Bus>,
+    pub sfu: SfuHandle,
+    pub registry: Registry,
+    pub shutdown: CancellationToken,
+    pub room: RoomSid,
+    pub notices: mpsc::Receiver<NodeNotice>,
     /// Notices that nobody asked for yet.
-    kept: Vec<NodeEvent>,
+    pub kept: Vec<NodeEvent>,
     /// Whether tracks may begin in sections that were negotiated before: workers hear of each other's in their own time.
-    late_binding: bool,
+    pub late_binding: bool,
 }
 
 impl Rig {
-    async fn new(bind: Ipv4Addr, announce: &[Ipv4Addr]) -> Self {
+    pub async fn new(bind: Ipv4Addr, announce: &[Ipv4Addr]) -> Self {
         let announce = announce.iter().map(|ip| (*ip).into()).collect();
-        Self::with_config(SfuConfig { bind: bind.into(), announce, ..SfuConfig::default() }).await
+        Self::with_config(SfuConfig { bind: bind.into(), announce, workers: 2, ..SfuConfig::default() }).await
     }
 
-    async fn with_config(config: SfuConfig) -> Self {
+    pub async fn with_config(config: SfuConfig) -> Self {
         let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
-        let config = SfuConfig { workers: 2, udp_port_first: 0, ice_tcp_port: 0, ..config };
+        let workers = config.workers;
+        let config = SfuConfig { udp_port_first: 0, ice_tcp_port: 0, ..config };
         let (mut registry, shutdown) = (Registry::default(), CancellationToken::new());
         let sfu = start(config, bus.clone(), &mut registry, shutdown.clone()).await.unwrap();
-        assert_eq!(sfu.udp_ports().len(), 2);
+        assert_eq!(sfu.udp_ports().len(), workers);
         let room = RoomSid::from_random(rand::random());
         let notices = bus.subscribe_room(&room).await.unwrap();
         Self { bus, sfu, registry, shutdown, room, notices, kept: Vec::new(), late_binding: false }
     }
 
-    async fn command(&self, action: NodeAction) {
+    /// Goes on in a room of its own.
+    pub async fn change_room(&mut self) {
+        self.room = RoomSid::from_random(rand::random());
+        self.notices = self.bus.subscribe_room(&self.room).await.unwrap();
+        self.kept.clear();
+    }
+
+    pub async fn command(&self, action: NodeAction) {
         let command = NodeCommand { room: self.room.clone(), action };
         self.bus.command(self.sfu.node(), command).await.unwrap();
     }
 
-    async fn open(&self, client: &Client, role: ConnectionRole) {
+    pub async fn open(&self, client: &Client, role: ConnectionRole) {
         let candidates = match client.link {
             Link::Udp(_) => CandidatePolicy::All,
             Link::Tcp { .. } => CandidatePolicy::TcpOnly,
@@ -83,7 +89,7 @@ impl Rig {
         .await;
     }
 
-    async fn expect(&self, client: &Client, track: &TrackSid, kind: MediaKind) {
+    pub async fn expect(&self, client: &Client, track: &TrackSid, kind: MediaKind) {
         self.command(NodeAction::ExpectTrack(ExpectedTrack {
             connection: client.id,
             track: track.clone(),
@@ -100,7 +106,7 @@ impl Rig {
         .await;
     }
 
-    async fn subscribe(&self, client: &Client, track: &TrackSid) {
+    pub async fn subscribe(&self, client: &Client, track: &TrackSid) {
         self.command(NodeAction::Subscribe(SubscribeTrack {
             connection: client.id,
             track: track.clone(),
@@ -111,7 +117,7 @@ impl Rig {
     }
 
     /// Offers sections and takes the answer. Returns the new sections.
-    async fn negotiate(
+    pub async fn negotiate(
         &mut self,
         client: &mut Client,
         sections: &[(RtcMediaKind, Direction)],
@@ -136,7 +142,7 @@ impl Rig {
         (mids, answer)
     }
 
-    async fn notice<T>(&mut self, wanted: impl Fn(&NodeEvent) -> Option<T>) -> T {
+    pub async fn notice<T>(&mut self, wanted: impl Fn(&NodeEvent) -> Option<T>) -> T {
         if let Some(at) = self.kept.iter().position(|event| wanted(event).is_some()) {
             return wanted(&self.kept.remove(at)).unwrap();
         }
@@ -150,7 +156,7 @@ impl Rig {
         }
     }
 
-    async fn state(&mut self, id: ConnectionId, expected: ConnectionState) {
+    pub async fn state(&mut self, id: ConnectionId, expected: ConnectionState) {
         self.notice(|event| match event {
             NodeEvent::ConnectionState { connection, state } => {
                 (*connection == id && *state == expected).then_some(())
@@ -160,7 +166,7 @@ impl Rig {
         .await;
     }
 
-    fn metric(&self, line: &str) -> f64 {
+    pub fn metric(&self, line: &str) -> f64 {
         let mut text = String::new();
         encode(&mut text, &self.registry).unwrap();
         let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
@@ -168,7 +174,7 @@ impl Rig {
     }
 
     /// Waits for a metric: workers publish a few times a second.
-    async fn metric_reaches(&self, line: &str, reached: impl Fn(f64) -> bool) {
+    pub async fn metric_reaches(&self, line: &str, reached: impl Fn(f64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !reached(self.metric(line)) {
             assert!(Instant::now() < deadline, "{line} is {}", self.metric(line));
@@ -176,7 +182,7 @@ impl Rig {
         }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.sfu.join()).await.expect("the node ends in time");
         assert!(self.bus.nodes().await.unwrap().is_empty());
@@ -184,25 +190,25 @@ impl Rig {
 }
 
 /// What a client is connected by.
-enum Link {
+pub enum Link {
     Udp(UdpSocket),
     Tcp { stream: TcpStream, received: Vec<u8> },
 }
 
-struct Client {
-    id: ConnectionId,
-    rtc: Rtc,
-    link: Link,
-    local: SocketAddr,
-    connected: bool,
+pub struct Client {
+    pub id: ConnectionId,
+    pub rtc: Rtc,
+    pub link: Link,
+    pub local: SocketAddr,
+    pub connected: bool,
     /// From where packets came.
-    sources: BTreeSet<SocketAddr>,
+    pub sources: BTreeSet<SocketAddr>,
     /// First bytes of frames received, by section.
-    frames: BTreeSet<(Mid, u32)>,
+    pub frames: BTreeSet<(Mid, u32)>,
 }
 
 impl Client {
-    fn udp(id: u64, ip: Ipv4Addr) -> Self {
+    pub fn udp(id: u64, ip: Ipv4Addr) -> Self {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let local = socket.local_addr().unwrap();
@@ -210,7 +216,7 @@ impl Client {
         Self::new(id, Link::Udp(socket), local, candidate)
     }
 
-    fn tcp(id: u64, server: SocketAddr) -> Self {
+    pub fn tcp(id: u64, server: SocketAddr) -> Self {
         let stream = TcpStream::connect(server).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -219,7 +225,7 @@ impl Client {
         Self::new(id, Link::Tcp { stream, received: Vec::new() }, local, candidate)
     }
 
-    fn new(id: u64, link: Link, local: SocketAddr, candidate: Candidate) -> Self {
+    pub fn new(id: u64, link: Link, local: SocketAddr, candidate: Candidate) -> Self {
         let mut rtc = Rtc::builder().build(Instant::now());
         rtc.add_local_candidate(candidate);
         Self {
@@ -233,7 +239,7 @@ impl Client {
         }
     }
 
-    fn fd(&self) -> std::os::fd::RawFd {
+    pub fn fd(&self) -> std::os::fd::RawFd {
         use std::os::fd::AsRawFd;
         match &self.link {
             Link::Udp(socket) => socket.as_raw_fd(),
@@ -242,13 +248,13 @@ impl Client {
     }
 
     /// Reads and writes what there is. Returns when it wants to be called again.
-    fn turn(&mut self) -> Instant {
+    pub fn turn(&mut self) -> Instant {
         self.receive();
         self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap();
         self.flush()
     }
 
-    fn flush(&mut self) -> Instant {
+    pub fn flush(&mut self) -> Instant {
         loop {
             match self.rtc.poll_output().unwrap() {
                 Output::Timeout(at) => return at,
@@ -273,7 +279,7 @@ impl Client {
         }
     }
 
-    fn receive(&mut self) {
+    pub fn receive(&mut self) {
         let mut chunk = [0; 65_536];
         loop {
             let (proto, source, packets) = match &mut self.link {
@@ -310,7 +316,7 @@ impl Client {
     }
 
     /// Sends a frame that carries its number.
-    fn write(&mut self, mid: Mid, codec: Codec, number: u32, bytes: usize) {
+    pub fn write(&mut self, mid: Mid, codec: Codec, number: u32, bytes: usize) {
         let Some(writer) = self.rtc.writer(mid) else { return };
         let params = writer.payload_params().find(|params| params.spec().codec == codec).unwrap();
         let (pt, rate) = (params.pt(), params.spec().clock_rate);
@@ -324,7 +330,7 @@ impl Client {
 }
 
 /// Lets clients run until something is true, calling `tick` every 20 ms.
-async fn run_until(
+pub async fn run_until(
     clients: &mut [&mut Client],
     mut tick: impl FnMut(&mut [&mut Client], u32),
     done: impl Fn(&[&mut Client]) -> bool,
@@ -349,21 +355,21 @@ async fn run_until(
     }
 }
 
-fn connected(clients: &[&mut Client]) -> bool {
+pub fn connected(clients: &[&mut Client]) -> bool {
     clients.iter().all(|client| client.connected)
 }
 
-fn track(number: u128, kind: MediaKind) -> TrackSid {
+pub fn track(number: u128, kind: MediaKind) -> TrackSid {
     TrackSid::for_track(kind, TrackSource::Unknown, number)
 }
 
 /// One publisher; the others receive its audio and its video. Ends when each has `count` of each.
-async fn call(rig: Rig, publisher: Client, receivers: Vec<Client>, count: usize) -> Rig {
+pub async fn call(rig: Rig, publisher: Client, receivers: Vec<Client>, count: usize) -> Rig {
     call_with(rig, publisher, receivers, count).await.0
 }
 
 /// Same; returns the clients too, the publisher first.
-async fn call_with(
+pub async fn call_with(
     mut rig: Rig,
     mut publisher: Client,
     mut receivers: Vec<Client>,
@@ -410,124 +416,4 @@ async fn call_with(
     }
     receivers.insert(0, publisher);
     (rig, receivers)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_over_udp_and_tcp() {
-    let rig = Rig::new(Ipv4Addr::LOCALHOST, &[]).await;
-    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
-    let publisher = Client::udp(1, Ipv4Addr::LOCALHOST);
-    let receivers = vec![Client::udp(2, Ipv4Addr::LOCALHOST), Client::tcp(3, tcp)];
-    let rig = call(rig, publisher, receivers, 40).await;
-    rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 1.0).await;
-    rig.metric_reaches("zynk_sfu_connections", |connections| connections == 3.0).await;
-    rig.metric_reaches("zynk_sfu_tcp_connections", |connections| connections == 1.0).await;
-    rig.metric_reaches("zynk_sfu_rtp_packets_total{direction=\"downstream\"}", |packets| packets > 200.0)
-        .await;
-    assert_eq!(rig.metric("zynk_sfu_datagrams_dropped_total{reason=\"send_full\"}"), 0.0);
-    // Frames of video leave as runs of equal size.
-    let datagrams = rig.metric("zynk_sfu_datagrams_total{direction=\"downstream\"}");
-    let calls = rig.metric("zynk_sfu_send_calls_total");
-    assert!(calls < datagrams, "{calls} sends for {datagrams} datagrams");
-    assert!(rig.sfu.health().is_ready());
-    rig.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_over_tcp() {
-    let rig = Rig::new(Ipv4Addr::LOCALHOST, &[]).await;
-    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
-    let publisher = Client::tcp(1, tcp);
-    let rig = call(rig, publisher, vec![Client::udp(2, Ipv4Addr::LOCALHOST)], 20).await;
-    rig.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_bound_to_all_addresses_answers_from_the_one_that_was_called() {
-    let rig = Rig::new(Ipv4Addr::UNSPECIFIED, &[Ipv4Addr::new(127, 0, 0, 2)]).await;
-    let publisher = Client::udp(1, Ipv4Addr::new(127, 0, 0, 3));
-    let rig = call(rig, publisher, vec![Client::udp(2, Ipv4Addr::new(127, 0, 0, 4))], 10).await;
-    rig.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_is_spread_over_two_workers() {
-    let bind = Ipv4Addr::LOCALHOST.into();
-    let mut rig = Rig::with_config(SfuConfig { bind, spread_connections: 2, ..SfuConfig::default() }).await;
-    rig.late_binding = true;
-    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
-    let ports: BTreeSet<u16> = rig.sfu.udp_ports().iter().copied().collect();
-    let publisher = Client::udp(1, Ipv4Addr::LOCALHOST);
-    let receivers =
-        vec![Client::udp(2, Ipv4Addr::LOCALHOST), Client::udp(3, Ipv4Addr::LOCALHOST), Client::tcp(4, tcp)];
-    let (rig, clients) = call_with(rig, publisher, receivers, 40).await;
-    let used: BTreeSet<u16> =
-        clients.iter().flat_map(|client| &client.sources).map(SocketAddr::port).collect();
-    assert!(used.is_superset(&ports), "{used:?} of {ports:?}");
-    rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 2.0).await;
-    rig.metric_reaches("zynk_sfu_tracks", |tracks| tracks == 2.0).await;
-    rig.metric_reaches("zynk_sfu_connections", |connections| connections == 4.0).await;
-    // Two of the receivers are on the other worker: what they both receive comes there once.
-    let upstream = "zynk_sfu_rtp_packets_total{direction=\"upstream\"}";
-    let received = "zynk_sfu_relay_packets_total{result=\"received\"}";
-    rig.metric_reaches(received, |packets| packets > 100.0).await;
-    rig.metric_reaches(upstream, |packets| packets >= rig.metric(received)).await;
-    assert_eq!(rig.metric("zynk_sfu_relay_packets_total{result=\"dropped\"}"), 0.0);
-    rig.command(NodeAction::CloseRoom).await;
-    rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 0.0).await;
-    rig.end().await;
-}
-
-/// Bytes of memory that this process holds.
-fn resident_bytes() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_idle_sockets_neither_fill_memory_nor_keep_clients_out() {
-    let rig = Rig::new(Ipv4Addr::LOCALHOST, &[]).await;
-    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
-    let before = resident_bytes();
-    // Both ends are in this process: it may run out of file descriptors first, which is as good a test.
-    let mut idle: Vec<TcpStream> = (0..10_000).map_while(|_| TcpStream::connect(tcp).ok()).collect();
-    assert!(idle.len() >= 500, "only {} connections", idle.len());
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 32 * 1024 * 1024, "{grown} bytes for {} sockets", idle.len());
-    // Descriptors for the clients of the call.
-    idle.truncate(idle.len() - 50);
-    let receivers = vec![Client::tcp(2, tcp), Client::udp(3, Ipv4Addr::LOCALHOST)];
-    let rig = call(rig, Client::tcp(1, tcp), receivers, 10).await;
-    assert!(rig.metric("zynk_sfu_tcp_accepted_total{result=\"silent\"}") > 200.0);
-    assert!(rig.sfu.health().is_ready());
-    rig.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_on_every_port_disturbs_nobody() {
-    let rig = Rig::new(Ipv4Addr::LOCALHOST, &[]).await;
-    let tcp: SocketAddr = (Ipv4Addr::LOCALHOST, rig.sfu.tcp_port().unwrap()).into();
-    let ports = rig.sfu.udp_ports().to_vec();
-    let noise = std::thread::spawn(move || {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        for number in 0..2_000u32 {
-            // Every first byte, so every kind of packet of RFC 7983, of every size.
-            let mut packet = vec![0x5a; number as usize % 1_400 + 1];
-            packet[0] = number as u8;
-            for port in &ports {
-                let _ = socket.send_to(&packet, (Ipv4Addr::LOCALHOST, *port));
-            }
-            if number % 20 == 0 {
-                let mut stream = TcpStream::connect(tcp).unwrap();
-                let _ = stream.write_all(&packet);
-            }
-        }
-    });
-    let receivers = vec![Client::udp(2, Ipv4Addr::LOCALHOST), Client::tcp(3, tcp)];
-    let rig = call(rig, Client::udp(1, Ipv4Addr::LOCALHOST), receivers, 20).await;
-    noise.join().unwrap();
-    rig.metric_reaches("zynk_sfu_datagrams_dropped_total{reason=\"refused\"}", |dropped| dropped > 100.0)
-        .await;
-    assert!(rig.sfu.health().is_ready());
-    rig.end().await;
 }
