@@ -293,7 +293,7 @@ impl Estimator {
         }
     }
 
-    /// The probe clusters remembered to interpret feedback.
+    /// Octets of memory that the algorithm takes.
     #[cfg(test)]
     fn congestion_bytes() -> usize {
         size_of::<Congestion>()

@@ -33,7 +33,8 @@ pub const SPREAD_MAX: Duration = Duration::from_millis(5);
 /// Portions are this far apart.
 pub const PORTION_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes that may wait. When it is full, padding and probes are not asked for, retransmissions and video are
-/// refused (the receiver will ask for them again), and audio replaces the oldest audio.
+/// refused, and audio replaces the oldest audio. Video that is refused is lost to the receiver: its number is taken, and
+/// there is nothing to send when the receiver asks for it.
 pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// Packets that may wait; treated as [`QUEUE_BYTES_MAX`].
 pub const QUEUE_PACKETS_MAX: usize = 1024;

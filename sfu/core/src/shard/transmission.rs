@@ -109,7 +109,6 @@ impl Transmission<'_> {
 pub(super) fn schedule(timers: &mut TimerWheel, key: EndpointKey, media: &MediaSession) {
     let Ok(slot) = u32::try_from(key.0) else { return };
     match media.next_timeout() {
-        // A pacer that is polled too early would be polled again and again within the millisecond.
         Some(at) => timers.schedule(slot, at),
         None => timers.cancel(slot),
     }
