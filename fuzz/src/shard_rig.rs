@@ -87,7 +87,8 @@ impl Rig {
     pub(crate) fn datagram(&mut self, transport: Transport, port: u16, payload: &[u8]) -> usize {
         let mut payload = payload.to_vec();
         let source = remote(port);
-        self.input(Input::Datagram { transport, source, destination: local(), payload: &mut payload })
+        let (destination, arrived) = (local(), self.now);
+        self.input(Input::Datagram { transport, source, destination, arrived, payload: &mut payload })
     }
 
     pub(crate) fn advance(&mut self, by: Duration) -> usize {

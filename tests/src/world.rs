@@ -416,6 +416,7 @@ impl World {
                 transport: sfu::Transport::Udp,
                 source,
                 destination,
+                arrived: self.now,
                 payload: &mut payload,
             };
             self.shard.handle_input(self.now, input);

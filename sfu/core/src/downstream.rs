@@ -37,7 +37,7 @@ const DEMAND_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queued {
     pub(crate) subscription: SubscriptionKey,
-    /// Tells a subscription from another that got its key later.
+    /// See [`crate::forwarder::Subscription::serial`].
     pub(crate) serial: u32,
     pub(crate) handle: PacketHandle,
     /// Outgoing number with rollovers; its low 16 bits for a retransmission.
@@ -153,6 +153,11 @@ impl Downstream {
             self.demand.bytes += u64::from(bytes);
         }
         self.pacer.push(now, class, bytes, queued).is_ok()
+    }
+
+    /// Nothing of what waits is to be sent any more.
+    pub(crate) fn forget_queued(&mut self) {
+        self.pacer.clear();
     }
 
     /// The next packet to write now.

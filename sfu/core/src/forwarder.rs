@@ -41,7 +41,7 @@ pub(crate) struct Subscription {
     /// The section that carries it, and its index.
     pub(crate) mid: Option<Mid>,
     pub(crate) section: usize,
-    /// Tells the subscription from another that got its key later.
+    /// Tells the subscription from another that got its key later, and from itself on another section.
     pub(crate) serial: u32,
     /// The other side has agreed to the section: packets may flow.
     pub(crate) negotiated: bool,
@@ -118,22 +118,28 @@ impl Subscription {
         }
     }
 
-    /// Puts the subscription on a section, whose numbers it goes on with.
-    pub(crate) fn assign(&mut self, mid: Mid, section: usize, rewriter: Rewriter) {
+    /// Puts the subscription on a section, whose numbers it goes on with. `serial` is a new one: what still waits to be
+    /// sent has numbers of another section.
+    pub(crate) fn assign(&mut self, mid: Mid, section: usize, rewriter: Rewriter, serial: u32) {
         self.mid = Some(mid);
         self.section = section;
+        self.serial = serial;
+        self.forwarder.sources = Default::default();
+        self.forwarder.rewriter = Some(rewriter);
+        self.unsettle();
+    }
+
+    /// It is to be served from another source, in its section and with its numbers.
+    pub(crate) fn unsettle(&mut self) {
         self.negotiated = false;
         self.forwarder.output = None;
-        self.forwarder.rewriter = Some(rewriter);
         self.forwarder.restart();
     }
 
     /// Takes the subscription off its section, and returns what the section's next one needs.
     pub(crate) fn take_off(&mut self) -> Option<Rewriter> {
         self.mid = None;
-        self.negotiated = false;
-        self.forwarder.output = None;
-        self.forwarder.restart();
+        self.unsettle();
         self.forwarder.rewriter.take()
     }
 

@@ -26,6 +26,9 @@ pub enum Input<'a> {
         source: SocketAddr,
         /// Our address that they were sent to, as announced in a candidate.
         destination: SocketAddr,
+        /// When they came, if that is known better than when they are handed over; publishers estimate their paths by
+        /// it.
+        arrived: Instant,
         /// The datagram or frame; media is decrypted in place.
         payload: &'a mut [u8],
     },

@@ -12,6 +12,7 @@ pub mod extensions;
 pub mod keyframes;
 pub mod nack;
 pub mod pacer;
+pub mod packet_budget;
 pub mod receiver;
 pub mod rtcp;
 pub mod rtp;

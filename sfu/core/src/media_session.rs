@@ -15,6 +15,7 @@ use crate::{
         egress::NtpTime,
         extensions::ExtensionMap,
         nack::NackPair,
+        packet_budget::PacketBudget,
         receiver::ReportBlock,
         srtp::{KeyError, Opener, Sealer},
     },
@@ -55,6 +56,8 @@ struct Nominated {
 pub(crate) struct MediaSession {
     pub(crate) protection: Option<Protection>,
     pub(crate) upstream: Upstream,
+    /// What the client may send.
+    pub(crate) budget: PacketBudget,
     pub(crate) downstream: Downstream,
     /// As negotiated for what we send.
     pub(crate) extensions: ExtensionMap,
@@ -90,6 +93,7 @@ impl MediaSession {
         Self {
             protection: None,
             upstream: Upstream::default(),
+            budget: PacketBudget::default(),
             downstream: Downstream::default(),
             extensions: ExtensionMap::default(),
             mixed_extension_forms: false,
@@ -122,8 +126,10 @@ impl MediaSession {
     }
 
     /// The client nominates a path in an authenticated connectivity check (RFC 8445, section 7.3.1.5). Where it
-    /// nominates several, that of the highest priority counts, as long as it goes on nominating that.
-    pub(crate) fn nominate(&mut self, now: Instant, path: Path, priority: u32) {
+    /// nominates several, that of the highest priority counts, as long as it goes on nominating that. True if there was
+    /// no way to the client before.
+    pub(crate) fn nominate(&mut self, now: Instant, path: Path, priority: u32) -> bool {
+        let first = self.nominated.is_none();
         let takes_over = match &self.nominated {
             None => true,
             Some(current) => {
@@ -138,13 +144,18 @@ impl MediaSession {
         } else {
             self.candidate = Some(path);
         }
+        first
     }
 
-    /// A path is gone: the next one that the client nominates takes its place at once.
+    /// A path is gone: the next one that the client nominates takes its place at once. What waited to be sent is too old
+    /// by then.
     pub(crate) fn forget_path(&mut self, transport: Transport, remote: SocketAddr) {
         let is_gone = |path: &Path| path.transport == transport && path.remote == remote;
         self.nominated = self.nominated.take().filter(|nominated| !is_gone(&nominated.path));
         self.candidate = self.candidate.take().filter(|path| !is_gone(path));
+        if self.nominated.is_none() {
+            self.downstream.forget_queued();
+        }
     }
 
     /// An authentic packet came on a path. Clients send on the path that they have settled on.
@@ -193,8 +204,9 @@ impl MediaSession {
         self.upkeep_at().is_some_and(|at| at <= now)
     }
 
-    /// When something is to be done, packet or not.
+    /// When something is to be done, packet or not. Without a path there is nothing that could be.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.nominated?;
         let upkeep = self.upkeep_at().map(|at| at + UPKEEP_WAITS);
         [self.upstream.next_timeout(), self.downstream.next_timeout(), upkeep].into_iter().flatten().min()
     }

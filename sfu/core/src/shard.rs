@@ -91,6 +91,9 @@ pub struct Shard {
     /// Connections and media sessions that have something to say.
     dirty: Vec<EndpointKey>,
     media_dirty: Vec<EndpointKey>,
+    /// Those of them that have had their share of this turn, and go on in the next.
+    put_off: Vec<EndpointKey>,
+    media_put_off: Vec<EndpointKey>,
     timers: BTreeSet<(Instant, EndpointKey)>,
     /// When negotiations are due; those that happened meanwhile are passed over.
     negotiations: BTreeSet<(Instant, EndpointKey)>,
@@ -142,6 +145,8 @@ pub struct ShardStats {
     pub keyframe_requests_sent: u64,
     /// Datagrams that belong to no connection, or that its connection refused.
     pub datagrams_dropped: u64,
+    /// RTP packets dropped because their publisher sent more than anybody may.
+    pub rtp_packets_over_budget: u64,
     /// Sessions that ended because their own state machine failed.
     pub sessions_panicked: u64,
     /// Data channel messages received.
@@ -177,6 +182,8 @@ impl Shard {
             events: VecDeque::new(),
             dirty: Vec::new(),
             media_dirty: Vec::new(),
+            put_off: Vec::new(),
+            media_put_off: Vec::new(),
             timers: BTreeSet::new(),
             negotiations: BTreeSet::new(),
             media_timers: TimerWheel::new(now),
@@ -195,8 +202,8 @@ impl Shard {
             self.ntp = self.ntp_of(now);
         }
         match input {
-            Input::Datagram { transport, source, destination, payload } => {
-                self.handle_datagram(transport, source, destination, payload);
+            Input::Datagram { transport, source, destination, arrived, payload } => {
+                self.handle_datagram(transport, source, destination, arrived, payload);
             }
             Input::TcpClosed { source } => {
                 let owner = self.demux.by_address(Transport::Tcp, source);
@@ -242,7 +249,7 @@ impl Shard {
                 self.flush(key);
             } else if let Some((to, batch)) = self.relay.next() {
                 return Output::Relay { to, batch };
-            } else {
+            } else if !self.tick() {
                 return Output::Timeout(self.next_wake());
             }
         };
@@ -272,6 +279,7 @@ impl Shard {
         transport: Transport,
         source: SocketAddr,
         destination: SocketAddr,
+        arrived: Instant,
         payload: &mut [u8],
     ) {
         let kind = DatagramKind::of(payload);
@@ -300,7 +308,7 @@ impl Shard {
             return;
         };
         if kind == DatagramKind::Media {
-            if !self.handle_media(key, transport, source, payload) {
+            if !self.handle_media(key, (transport, source), arrived, payload) {
                 self.stats.datagrams_dropped += 1;
             }
             return;
@@ -311,7 +319,10 @@ impl Shard {
             && let Some(endpoint) = self.endpoints.get_mut(key.0)
         {
             let path = Path { transport, local: destination, remote: source };
-            endpoint.media.nominate(now, path, priority);
+            // What was due meanwhile is seen to now.
+            if endpoint.media.nominate(now, path, priority) {
+                self.mark_media(key);
+            }
         }
         let taken = self.guard(key, |endpoint| {
             endpoint.connection.handle_datagram(now, transport, source, destination, payload).is_ok()
@@ -361,7 +372,11 @@ impl Shard {
                 }
             }
         }
-        self.mark_dirty(key);
+        if let Some(endpoint) = self.endpoints.get_mut(key.0)
+            && !std::mem::replace(&mut endpoint.dirty, true)
+        {
+            self.put_off.push(key);
+        }
     }
 
     fn handle_event(&mut self, key: EndpointKey, event: ConnectionEvent) {
@@ -460,8 +475,9 @@ impl Shard {
         }
         self.by_id.remove(&endpoint.id);
         self.demux.remove(key);
-        self.dirty.retain(|dirty| *dirty != key);
-        self.media_dirty.retain(|dirty| *dirty != key);
+        for list in [&mut self.dirty, &mut self.media_dirty, &mut self.put_off, &mut self.media_put_off] {
+            list.retain(|dirty| *dirty != key);
+        }
         if let Ok(slot) = u32::try_from(key.0) {
             self.media_timers.cancel(slot);
         }

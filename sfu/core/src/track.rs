@@ -83,8 +83,8 @@ pub(crate) struct Encoding {
     pub(crate) last_audio: Option<(PacketHandle, PacketHead)>,
     /// What their dependency descriptors say of decode targets.
     pub(crate) targets: TargetHistory,
-    /// What the publisher's last report said of its clock.
-    pub(crate) clock: Option<PublisherClock>,
+    /// What the last report of the running source said of its clock.
+    clock: Option<PublisherClock>,
     /// Who sends it, and the highest number that came.
     source: Option<(u32, u64)>,
     /// Of the newest frame.
@@ -95,6 +95,8 @@ pub(crate) struct Encoding {
 /// What a publisher's clock of timestamps read at a time: its sender report (RFC 3550, section 6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PublisherClock {
+    /// The SSRC that it is of.
+    pub(crate) source: u32,
     /// On our clock.
     pub(crate) ntp: NtpTime,
     pub(crate) rtp: u32,
@@ -173,6 +175,7 @@ impl Encoding {
                 if known != source || sequence.saturating_add(SEQUENCE_STEP_BACK_MAX) < highest =>
             {
                 self.source = Some((source, sequence));
+                self.clock = None;
                 Source::Replaced(known)
             }
             known => {
@@ -181,6 +184,20 @@ impl Encoding {
                 Source::Known
             }
         }
+    }
+
+    /// What the running source's last report said of its clock.
+    pub(crate) fn clock(&self) -> Option<PublisherClock> {
+        self.clock.filter(|clock| self.source.is_none_or(|(source, _)| source == clock.source))
+    }
+
+    /// A report told a source's clock. False if another source runs.
+    pub(crate) fn set_clock(&mut self, clock: PublisherClock) -> bool {
+        let runs = self.source.is_none_or(|(source, _)| source == clock.source);
+        if runs {
+            self.clock = Some(clock);
+        }
+        runs
     }
 }
 
@@ -281,5 +298,20 @@ mod tests {
         assert_eq!(encoding.follow(2, 70_501), Source::Replaced(1));
         assert_eq!(encoding.follow(2, 50), Source::Replaced(2), "the same SSRC from the start");
         assert_eq!(encoding.follow(2, 51), Source::Known);
+    }
+
+    #[test]
+    fn a_clock_counts_as_long_as_its_source_runs() {
+        let mut encoding = Encoding::new(MediaKind::Video, None);
+        let clock = |source| PublisherClock { source, ntp: NtpTime(1), rtp: 1 };
+        assert!(encoding.set_clock(clock(1)), "told by another shard before the first packet");
+        encoding.follow(1, 100);
+        assert_eq!(encoding.clock(), Some(clock(1)));
+        assert!(!encoding.set_clock(clock(2)), "of another source");
+        encoding.follow(2, 100);
+        assert_eq!(encoding.clock(), None);
+        assert!(!encoding.set_clock(clock(1)), "a report that comes late");
+        assert!(encoding.set_clock(clock(2)));
+        assert_eq!(encoding.clock(), Some(clock(2)));
     }
 }

@@ -72,11 +72,12 @@ impl Upstream {
         });
     }
 
-    /// Takes an authenticated packet. Returns the index of the section that it came on and what is to be
+    /// Takes an authenticated packet, which came at `arrived`. Returns the index of the section that it came on and what is to be
     /// forwarded; nothing for padding, duplicates, and what belongs nowhere.
     pub(crate) fn receive<'a>(
         &mut self,
         now: Instant,
+        arrived: Instant,
         datagram: &'a [u8],
         opened: &OpenedRtp,
         sections: &[Section],
@@ -84,7 +85,7 @@ impl Upstream {
         let header = &opened.header;
         let extensions = Extensions::read(&self.extensions, header.extensions(datagram));
         if let Some(number) = extensions.transport_sequence {
-            self.arrivals.on_packet(now, number);
+            self.arrivals.on_packet(arrived, number);
         }
         let payload = datagram.get(opened.payload.clone()).unwrap_or_default();
         if !self.sources.contains_key(&header.ssrc)
@@ -98,7 +99,7 @@ impl Upstream {
             let Some((format, false)) = self.formats.get(header.payload_type) else {
                 return None;
             };
-            let arrival = media.stats.on_packet(now, header.sequence, header.timestamp);
+            let arrival = media.stats.on_packet(arrived, header.sequence, header.timestamp);
             let sequence = match arrival {
                 Arrival::Newest { seq, .. } | Arrival::Late { seq } => seq,
                 Arrival::Restarted { seq } => {

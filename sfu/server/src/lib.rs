@@ -26,6 +26,7 @@
 //! - [`start`], [`SfuHandle`], [`SfuHealth`]: the running node.
 
 mod addresses;
+mod arrival_clock;
 mod config;
 mod dispatcher;
 mod hold_back;

@@ -69,6 +69,7 @@ enum Value {
     SendCalls,
     SegmentationRefused,
     DroppedRefused,
+    DroppedOverBudget,
     DroppedFull,
     DroppedStale,
     DroppedTooBig,
@@ -176,6 +177,7 @@ const FAMILIES: &[Family] = &[
         "reason",
         &[
             ("refused", Value::DroppedRefused),
+            ("over_budget", Value::DroppedOverBudget),
             ("send_full", Value::DroppedFull),
             ("send_stale", Value::DroppedStale),
             ("send_too_big", Value::DroppedTooBig),
@@ -282,6 +284,7 @@ impl WorkerMetrics {
         self.set(Value::DataMessagesDropped, stats.data_messages_dropped);
         self.set(Value::SessionsPanicked, stats.sessions_panicked);
         self.set(Value::DroppedRefused, stats.datagrams_dropped);
+        self.set(Value::DroppedOverBudget, stats.rtp_packets_over_budget);
     }
 
     pub(crate) fn publish_udp(&self, received: u64, stats: &SendStats) {

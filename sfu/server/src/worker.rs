@@ -15,7 +15,7 @@ use std::{
     io,
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Receiver;
@@ -27,6 +27,7 @@ use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
 
 use crate::{
     addresses::AddressMap,
+    arrival_clock::ArrivalClock,
     dispatcher::WorkerCommand,
     hold_back::HoldBack,
     metrics::WorkerMetrics,
@@ -45,9 +46,6 @@ const DATAGRAMS_PER_TURN: usize = 1024;
 /// Datagrams handed to the shard before its output is taken, though more wait: what goes to one receiver meanwhile
 /// leaves together, and must have room in its pacer.
 const DATAGRAMS_PER_DRAIN: usize = 256;
-
-/// A datagram that is said to have come earlier than so long ago came now: the system's clock was set.
-const ARRIVAL_AGE_MAX: Duration = Duration::from_millis(50);
 
 /// Commands obeyed in one turn.
 const COMMANDS_PER_TURN: usize = 64;
@@ -290,7 +288,7 @@ impl Worker {
     }
 
     fn take_datagrams(&mut self, now: Instant) {
-        let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        let clock = ArrivalClock::read(now);
         let (mut taken, mut undrained) = (0, 0);
         while self.udp_readable && taken < DATAGRAMS_PER_TURN {
             match self.received.recv(&self.parts.udp) {
@@ -317,17 +315,16 @@ impl Worker {
                     transport: Transport::Udp,
                     source: datagram.source,
                     destination: self.parts.udp_addresses.announced(datagram.destination_ip),
+                    arrived: clock.instant(datagram.arrived),
                     payload: datagram.payload,
                 };
-                // Arrivals are told to publishers, who estimate their paths by them.
-                let age = unix_now.zip(datagram.arrived).and_then(|(now, arrived)| now.checked_sub(arrived));
-                let arrived = age.filter(|age| *age <= ARRIVAL_AGE_MAX).and_then(|age| now.checked_sub(age));
-                self.shard.handle_input(arrived.unwrap_or(now), input);
+                self.shard.handle_input(now, input);
             }
-            // What is sent is sent now, not when the datagrams came.
-            self.shard.handle_input(now, Input::Timeout);
             if undrained >= DATAGRAMS_PER_DRAIN {
                 undrained = 0;
+                // Time goes on: what pacers held back since the last drain is due.
+                let now = Instant::now();
+                self.shard.handle_input(now, Input::Timeout);
                 self.drain(now);
             }
         }
@@ -340,7 +337,8 @@ impl Worker {
             frame.clear();
             frame.extend_from_slice(payload);
             let transport = Transport::Tcp;
-            shard.handle_input(now, Input::Datagram { transport, source, destination, payload: frame });
+            let input = Input::Datagram { transport, source, destination, arrived: now, payload: frame };
+            shard.handle_input(now, input);
         });
         if now.saturating_duration_since(self.expired_at) >= WAIT_MAX {
             self.expired_at = now;

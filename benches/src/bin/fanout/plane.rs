@@ -180,7 +180,7 @@ impl Server for Plane {
 
     fn receive(&mut self, now: Instant, source: SocketAddr, payload: &mut [u8]) -> Result<()> {
         let (transport, destination) = (Transport::Udp, SERVER.into());
-        self.input(now, Input::Datagram { transport, source, destination, payload });
+        self.input(now, Input::Datagram { transport, source, destination, arrived: now, payload });
         Ok(())
     }
 

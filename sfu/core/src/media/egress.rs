@@ -246,6 +246,11 @@ impl EgressStream {
         Ok(bytes)
     }
 
+    /// Remembers a packet under its number though it is not sent: a receiver that asks for it gets it then.
+    pub fn leave_unsent(&mut self, sequence: u64, handle: PacketHandle, tag: u16, now: SendTime) {
+        self.sent.insert(sequence, handle, tag, now);
+    }
+
     /// Looks up a packet that the receiver asks for. `None` if it is gone, was sent again a moment ago, or the
     /// limits are reached; [`Self::stats`] tells them apart.
     ///

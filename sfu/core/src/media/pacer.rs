@@ -33,8 +33,7 @@ pub const SPREAD_MAX: Duration = Duration::from_millis(5);
 /// Portions are this far apart.
 pub const PORTION_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes that may wait. When it is full, padding and probes are not asked for, retransmissions and video are
-/// refused, and audio replaces the oldest audio. Video that is refused is lost to the receiver: its number is taken, and
-/// there is nothing to send when the receiver asks for it.
+/// refused, and audio replaces the oldest audio.
 pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// Packets that may wait; treated as [`QUEUE_BYTES_MAX`].
 pub const QUEUE_PACKETS_MAX: usize = 1024;
@@ -181,6 +180,12 @@ impl<T: Copy> Pacer<T> {
         self.queued_bytes += usize::from(bytes);
         queue.push_back(Queued { item, bytes, at: now });
         if full { Err(PushError::Full) } else { Ok(()) }
+    }
+
+    /// Forgets the packets that wait.
+    pub fn clear(&mut self) {
+        self.queues.iter_mut().for_each(VecDeque::clear);
+        self.queued_bytes = 0;
     }
 
     /// Whether a packet of `bytes` may go at once, without being pushed: nothing waits, no probe is under way and the

@@ -68,7 +68,7 @@ fn what_is_appended_comes_after() {
 #[test]
 fn media_and_what_is_repeated_is_dropped_and_no_other_word() {
     let mut batch = RelayBatch::default();
-    let clock = PublisherClock { ntp: NtpTime(1), rtp: 1 };
+    let clock = PublisherClock { source: 1, ntp: NtpTime(1), rtp: 1 };
     batch.say(flow(1, true));
     batch.push(link(1), 0, &packet(1, &[1], &[]));
     batch.say(RelayWord::Keyframe { link: link(1), encoding: 0, sent_before: Duration::ZERO });

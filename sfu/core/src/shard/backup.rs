@@ -10,7 +10,6 @@ use zynk_protocol::{BackupUse, MediaKind, NodeEvent, SubscriptionFailure};
 use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{Connection, PayloadFormat},
-    rewriter::Rewriter,
     track::{Origin, Track},
 };
 
@@ -134,11 +133,7 @@ impl Shard {
         if previous == Some(source) {
             return;
         }
-        if let Some(mid) = subscription.mid {
-            let section = subscription.section;
-            let rewriter = subscription.take_off().unwrap_or_else(|| Rewriter::new(&mut self.random));
-            subscription.assign(mid, section, rewriter);
-        }
+        subscription.unsettle();
         if let Some(previous) = previous
             && let Some(track) = self.tracks.get_mut(previous.0)
         {

@@ -111,7 +111,7 @@ impl Shard {
                 {
                     lacks.keyframes.push((arrived.track, encoding));
                 }
-                if outcome.unsupported {
+                if outcome.unsupported && !lacks.codecs.contains(&delivery.subscription) {
                     lacks.codecs.push(delivery.subscription);
                 }
                 let Some(queued) = outcome.queued else { continue };
@@ -121,8 +121,10 @@ impl Shard {
                 };
                 if transmission.downstream.passes(now, class, arrived.bytes) {
                     transmission.packet((&queued, class, None), subscription, tracks);
+                } else if transmission.downstream.push(now, class, arrived.bytes, queued) {
+                    waits = true;
                 } else {
-                    waits |= transmission.downstream.push(now, class, arrived.bytes, queued);
+                    transmission.leave_unsent(&queued, subscription);
                 }
             }
             let mut sent = transmission.sent;

@@ -14,6 +14,10 @@ use zynk_protocol::MediaKind;
 use super::{EndpointKey, SubscriptionKey, TrackKey};
 use crate::{connection::PacketHead, media::store::PacketHandle, track::ActiveEncodings};
 
+/// Packets and deliveries for which room is kept.
+const ARRIVED_KEPT: usize = 256;
+const DELIVERIES_KEPT: usize = 16 * 1024;
+
 /// A packet that lies in its track's store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrived {
@@ -101,6 +105,12 @@ impl Deliveries {
         let count = waiting.iter().take_while(|delivery| delivery.receiver == receiver).count();
         self.next = start + count;
         Some((receiver, start..self.next))
+    }
+
+    /// Gives memory back that a rare turn took.
+    pub(super) fn shrink(&mut self) {
+        self.arrived.shrink_to(ARRIVED_KEPT);
+        self.deliveries.shrink_to(DELIVERIES_KEPT);
     }
 
     /// A delivery of a receiver that has been begun.

@@ -27,6 +27,8 @@ impl Shard {
     /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
     pub(super) fn forward(&mut self, from: EndpointKey, section: usize, mut packet: MediaPacket<'_>) {
         let Some(publisher) = self.endpoints.get_mut(from.0) else { return };
+        #[cfg(test)]
+        publisher.connection.fail_if_faulty();
         let bytes = u64::try_from(packet.payload.len()).unwrap_or(0);
         publisher.traffic.packets_received += 1;
         publisher.traffic.bytes_received += bytes;

@@ -67,8 +67,8 @@ impl Shard {
     pub(super) fn handle_media(
         &mut self,
         key: EndpointKey,
-        transport: Transport,
-        source: SocketAddr,
+        from: (Transport, SocketAddr),
+        arrived: Instant,
         datagram: &mut [u8],
     ) -> bool {
         if datagram.len() > PACKET_BYTES_MAX {
@@ -76,8 +76,8 @@ impl Shard {
         }
         // RFC 5761, section 4: the packet types 192 to 223 are RTCP's.
         match datagram.get(1) {
-            Some(192..=223) => self.handle_rtcp(key, transport, source, datagram),
-            Some(_) => self.handle_rtp(key, transport, source, datagram),
+            Some(192..=223) => self.handle_rtcp(key, from, datagram),
+            Some(_) => self.handle_rtp(key, from, arrived, datagram),
             None => false,
         }
     }
@@ -85,8 +85,8 @@ impl Shard {
     fn handle_rtp(
         &mut self,
         key: EndpointKey,
-        transport: Transport,
-        source: SocketAddr,
+        (transport, source): (Transport, SocketAddr),
+        arrived: Instant,
         datagram: &mut [u8],
     ) -> bool {
         let now = self.now;
@@ -94,17 +94,23 @@ impl Shard {
             let protection = endpoint.media.protection.as_mut()?;
             let opened = protection.opener.open_rtp(datagram).ok()?;
             endpoint.media.heard_on(now, transport, source);
-            Some(opened)
+            Some((opened, endpoint.media.budget.takes(now)))
         });
-        let Some(Some(opened)) = opened else { return false };
+        let Some(Some((opened, within_budget))) = opened else { return false };
+        if !within_budget {
+            self.stats.rtp_packets_over_budget += 1;
+            return true;
+        }
         let datagram = &*datagram;
         let packet = self.guard(key, |endpoint| {
             endpoint.media.report_soon(now);
-            endpoint.media.upstream.receive(now, datagram, &opened, &endpoint.sections)
+            endpoint.media.upstream.receive(now, arrived, datagram, &opened, &endpoint.sections)
         });
         self.mark_media(key);
-        if let Some(Some((section, packet))) = packet {
-            self.forward(key, section, packet);
+        if let Some(Some((section, packet))) = packet
+            && catch_unwind(AssertUnwindSafe(|| self.forward(key, section, packet))).is_err()
+        {
+            self.end_faulty(key);
         }
         true
     }
@@ -112,8 +118,7 @@ impl Shard {
     fn handle_rtcp(
         &mut self,
         key: EndpointKey,
-        transport: Transport,
-        source: SocketAddr,
+        (transport, source): (Transport, SocketAddr),
         datagram: &mut [u8],
     ) -> bool {
         let now = self.now;
@@ -155,8 +160,7 @@ impl Shard {
         let Some(track_key) = track_key else { return };
         let Some(track) = self.tracks.get_mut(track_key.0) else { return };
         let Some(index) = track.encoding_index(rid) else { return };
-        if let Some(encoding) = track.encodings.get_mut(index) {
-            encoding.clock = Some(clock);
+        if track.encodings.get_mut(index).is_some_and(|encoding| encoding.set_clock(clock)) {
             self.tell_clock(track_key, index, clock);
         }
     }
@@ -299,8 +303,11 @@ impl Shard {
         if attention || sent.timer || !endpoint.media.downstream.is_idle() {
             schedule(&mut self.media_timers, key, &endpoint.media);
         }
-        if polls == PACKETS_PER_TURN_MAX {
-            self.mark_media(key);
+        if polls == PACKETS_PER_TURN_MAX
+            && let Some(endpoint) = self.endpoints.get_mut(key.0)
+        {
+            endpoint.media.dirty = true;
+            self.media_put_off.push(key);
         }
         wishes
     }
@@ -318,7 +325,8 @@ fn take_rtcp(
     match packet {
         Packet::SenderReport { ssrc, info, blocks } => {
             if let Some((section, rid)) = media.upstream.on_sender_report(now, ssrc, info.ntp.0) {
-                let clock = PublisherClock { ntp: media.on_our_clock(info.ntp, ntp), rtp: info.rtp };
+                let ntp = media.on_our_clock(info.ntp, ntp);
+                let clock = PublisherClock { source: ssrc, ntp, rtp: info.rtp };
                 wishes.push(Wish::Clock { section, rid, clock });
             }
             take_reports(media, blocks, now, ntp);

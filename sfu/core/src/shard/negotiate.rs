@@ -279,8 +279,10 @@ impl Shard {
             let Some(section) = endpoint.sections.get_mut(index) else { continue };
             section.subscription = Some(subscription_key);
             let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
+            let mid = section.mid;
+            let serial = self.draw_serial();
             if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
-                subscription.assign(section.mid, index, rewriter);
+                subscription.assign(mid, index, rewriter, serial);
             }
         }
     }
@@ -365,8 +367,9 @@ impl Shard {
                 section.reusable = false;
                 changes.directions.push((section.mid, true));
                 let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
+                self.next_serial = self.next_serial.wrapping_add(1);
                 if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                    subscription.assign(section.mid, index, rewriter);
+                    subscription.assign(section.mid, index, rewriter, self.next_serial);
                 }
             } else if endpoint.sections.len() + changes.sections.len() < SECTIONS_MAX {
                 changes.sections.push(kind);
@@ -390,8 +393,9 @@ impl Shard {
             section.subscription = Some(subscription);
             let index = endpoint.sections.len();
             endpoint.sections.push(section);
+            self.next_serial = self.next_serial.wrapping_add(1);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                subscription.assign(*mid, index, Rewriter::new(&mut self.random));
+                subscription.assign(*mid, index, Rewriter::new(&mut self.random), self.next_serial);
             }
         }
         endpoint.negotiation.last_offer_id += 1;

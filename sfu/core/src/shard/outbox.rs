@@ -21,12 +21,17 @@ const RUN_DATAGRAMS_MAX: usize = 64;
 /// So much is written before the shell gets any of it: what fits into a core's own cache.
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// Runs for which room is kept.
+const ENTRIES_KEPT: usize = 4096;
+
 /// Datagrams that wait for the shell to take them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     arena: Vec<u8>,
     /// Octets of the arena that are taken.
     used: usize,
+    /// The most that were, since it was last asked whether less would do.
+    peak: usize,
     entries: VecDeque<Entry>,
 }
 
@@ -67,6 +72,7 @@ impl Outbox {
     /// Room for one datagram. It counts once [`Self::commit`] says how long it is.
     pub(super) fn buffer(&mut self) -> &mut [u8] {
         let end = self.used + DATAGRAM_BYTES_MAX;
+        self.peak = self.peak.max(end);
         if self.arena.len() < end {
             // In large steps: this is the only place where forwarding allocates, until the arena is as large as
             // the largest turn wants it.
@@ -100,6 +106,21 @@ impl Outbox {
             self.used = 0;
         }
         entry
+    }
+
+    /// Gives memory back that a rare turn took: what is larger than four times the most of the time since the last call.
+    pub(super) fn shrink(&mut self) {
+        let enough = std::mem::take(&mut self.peak).max(BATCH_BYTES + DATAGRAM_BYTES_MAX).next_power_of_two();
+        if self.used == 0 && self.arena.len() > 4 * enough {
+            self.arena.truncate(enough);
+            self.arena.shrink_to_fit();
+        }
+        self.entries.shrink_to(ENTRIES_KEPT);
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.arena.capacity()
     }
 
     /// What it says.

@@ -7,7 +7,11 @@
 //! ```
 //! Wants go to all siblings because no shard knows who has a track, or will have it: the one that does answers.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use rustc_hash::FxHashMap;
 use zynk_protocol::{BackupUse, RoomSid, TrackSid};
@@ -214,7 +218,7 @@ impl Shard {
                 if let Some(encoding) =
                     track.and_then(|track| track.encodings.get_mut(usize::from(*encoding)))
                 {
-                    encoding.clock = Some(*clock);
+                    encoding.set_clock(*clock);
                 }
             }
             RelayWord::Flow { link, on } => self.set_flow(from, *link, *on),
@@ -236,7 +240,12 @@ impl Shard {
         packet.rid = encoding.rid;
         let source = encoding.follow(packet.source, packet.sequence);
         self.stats.relay_packets_received += 1;
-        self.forward_track(key, index, source, &packet);
+        let forward = AssertUnwindSafe(|| self.forward_track(key, index, source, &packet));
+        if catch_unwind(forward).is_err() {
+            tracing::error!("a track of another worker failed and was ended");
+            self.stats.sessions_panicked += 1;
+            self.end_relayed(key);
+        }
     }
 
     /// The room of those who wait for a track.
@@ -427,8 +436,7 @@ impl Shard {
             return;
         }
         track.relays.push(to);
-        let clock = |encoding: &Encoding| encoding.clock;
-        let clocks: Vec<Option<PublisherClock>> = track.encodings.iter().map(clock).collect();
+        let clocks: Vec<Option<PublisherClock>> = track.encodings.iter().map(Encoding::clock).collect();
         for (encoding, clock) in (0..).zip(clocks) {
             if let Some(clock) = clock {
                 self.relay.say(to, RelayWord::Clock { link, encoding, clock });

@@ -99,7 +99,7 @@ fn send_reports(
 /// nothing to report: a mapping by guess would be corrected by a jump.
 fn clock(subscription: &Subscription, tracks: &Slab<Track>) -> Option<RtpClock> {
     let source = subscription.running_source()?;
-    let reported = tracks.get(source.track.0)?.encodings.get(source.encoding)?.clock?;
+    let reported = tracks.get(source.track.0)?.encodings.get(source.encoding)?.clock()?;
     Some(RtpClock::from_report(reported.ntp, reported.rtp, 0, source.timestamp_offset, source.clock_rate_hz))
 }
 

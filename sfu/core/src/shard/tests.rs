@@ -18,6 +18,7 @@ mod attacks;
 mod backup;
 mod media;
 mod relay;
+mod sending;
 
 const ROOM: &str = "RM_test";
 const ALICE: ConnectionId = ConnectionId(1);

@@ -21,7 +21,9 @@ impl Shard {
         let tick = (!self.endpoints.is_empty()).then_some(self.next_tick);
         let negotiation = self.negotiations.first().map(|(at, _)| *at);
         let media = self.media_timers.next_timeout();
-        let earliest = [connections, media, tick, negotiation].into_iter().flatten().min();
+        let put_off = !(self.put_off.is_empty() && self.media_put_off.is_empty());
+        let next_turn = put_off.then_some(self.now);
+        let earliest = [connections, media, tick, negotiation, next_turn].into_iter().flatten().min();
         earliest.unwrap_or_else(|| self.now + Duration::from_secs(3600)).max(self.now)
     }
 
@@ -34,6 +36,8 @@ impl Shard {
     }
 
     pub(super) fn handle_timers(&mut self) {
+        self.dirty.append(&mut self.put_off);
+        self.media_dirty.append(&mut self.media_put_off);
         while let Some((at, key)) = self.timers.first().copied()
             && at <= self.now
         {
@@ -61,16 +65,23 @@ impl Shard {
         for key in due {
             self.negotiate(key);
         }
-        if self.next_tick <= self.now {
+    }
+
+    /// Slow duties, once everything that came has been delivered. False if it is not time for them.
+    pub(super) fn tick(&mut self) -> bool {
+        let due = self.next_tick <= self.now;
+        if due {
             self.next_tick = self.now + TICK;
-            self.deliver_all();
             self.expire();
             self.repeat_keyframe_requests();
             self.move_to_backups();
             self.judge_speakers();
             self.tell_stats();
             self.expire_stores();
+            self.outbox.shrink();
+            self.deliveries.shrink();
         }
+        due
     }
 
     /// Ends connections that lost their path, never found one, or do not answer.

@@ -83,6 +83,14 @@ impl Transmission<'_> {
         }
     }
 
+    /// Notes a packet for which there is no room: the receiver sees a gap, and may ask for it.
+    pub(super) fn leave_unsent(&mut self, item: &Queued, subscription: &Subscription) {
+        let stream = self.sections.get_mut(subscription.section).and_then(|section| section.stream.as_mut());
+        if let Some(stream) = stream {
+            stream.leave_unsent(item.sequence, item.handle, item.tag, self.send_time);
+        }
+    }
+
     /// Writes so many bytes of padding, with the retransmissions of some stream that sends video.
     pub(super) fn padding(&mut self, bytes: usize, probe: Option<ProbeClusterId>) {
         let stream = self

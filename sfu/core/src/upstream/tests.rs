@@ -87,7 +87,8 @@ impl Client {
         let at = datagram.len();
         datagram.extend_from_slice(payload);
         let opened = OpenedRtp { header, index: u64::from(sequence), payload: at..datagram.len() };
-        let (section, packet) = self.upstream.receive(self.now, &datagram, &opened, &self.sections)?;
+        let (section, packet) =
+            self.upstream.receive(self.now, self.now, &datagram, &opened, &self.sections)?;
         let rid = packet.rid.map(|rid| rid.to_string());
         Some((section, rid, packet.source, packet.sequence, packet.payload.to_vec()))
     }

@@ -260,7 +260,8 @@ impl Call {
     /// A datagram comes to the server.
     pub fn arrive(&mut self, datagram: Datagram) {
         let Datagram { transport, source, destination, mut payload } = datagram;
-        let input = Input::Datagram { transport, source, destination, payload: &mut payload };
+        let (arrived, payload) = (self.now, &mut payload[..]);
+        let input = Input::Datagram { transport, source, destination, arrived, payload };
         self.shard.handle_input(self.now, input);
         self.drain_shard();
     }

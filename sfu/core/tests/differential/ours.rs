@@ -129,6 +129,7 @@ impl Forwarder for Ours {
             transport: Transport::Udp,
             source: datagram.source,
             destination: datagram.destination,
+            arrived: now,
             payload: &mut datagram.payload,
         };
         self.shard.handle_input(now, input);

@@ -279,7 +279,8 @@ impl Call {
             let Some(datagram) = self.wire.pop_front() else { return };
             if let Some(shard) = shard_at(datagram.destination) {
                 let Datagram { transport, source, destination, mut payload } = datagram;
-                self.input(shard, Input::Datagram { transport, source, destination, payload: &mut payload });
+                let (arrived, payload) = (self.now, &mut payload[..]);
+                self.input(shard, Input::Datagram { transport, source, destination, arrived, payload });
             } else if let Some(client) =
                 self.clients.iter_mut().find(|client| client.address == datagram.destination)
             {

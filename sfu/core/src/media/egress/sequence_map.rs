@@ -72,7 +72,11 @@ impl SequenceMap {
         self.lap += 1;
         let sequence = sequence as u16;
         let entry = Entry { handle, sequence, tag, resent_ms: 0, sends: NonZeroU8::MIN };
-        if let Some(slot) = self.place(sequence) {
+        // One that waited gives way to a later one that found no room to wait, and can be had only from here.
+        let is_later = |known: Entry| (1..1 << 15).contains(&known.sequence.wrapping_sub(sequence));
+        if let Some(slot) = self.place(sequence)
+            && !slot.is_some_and(is_later)
+        {
             *slot = Some(entry);
         }
     }

@@ -9,13 +9,13 @@ use crate::media::{
     srtp::{Opener, SealStream, Sealer},
 };
 
-const VP8: u8 = 96;
+pub(super) const VP8: u8 = 96;
 const VP8_RTX: u8 = 97;
 const MALLORY: ConnectionId = ConnectionId(9);
 
 /// The other end of a connection.
-struct Client {
-    address: SocketAddr,
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
     opener: Opener,
     sealer: Sealer,
     streams: FxHashMap<u32, SealStream>,
@@ -24,7 +24,7 @@ struct Client {
 }
 
 impl Client {
-    fn of(id: ConnectionId) -> Self {
+    pub(super) fn of(id: ConnectionId) -> Self {
         let (opener, sealer) = keying_material(id).session(DtlsRole::Client, 0).unwrap();
         Self {
             address: address(id),
@@ -35,7 +35,7 @@ impl Client {
         }
     }
 
-    fn rtp(&mut self, ssrc: u32, payload_type: u8, sequence: u16, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn rtp(&mut self, ssrc: u32, payload_type: u8, sequence: u16, payload: &[u8]) -> Vec<u8> {
         let fields = HeaderFields {
             payload_type,
             marker: true,
@@ -54,7 +54,7 @@ impl Client {
         packet
     }
 
-    fn rtcp(&mut self, write: impl FnOnce(&mut RtcpWriter<'_>)) -> Vec<u8> {
+    pub(super) fn rtcp(&mut self, write: impl FnOnce(&mut RtcpWriter<'_>)) -> Vec<u8> {
         let mut buffer = vec![0; 1400];
         let mut writer = RtcpWriter::new(&mut buffer);
         write(&mut writer);
@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// What the shard sent to this client since the last time: media by source and number, and RTCP.
-    fn received(&mut self, rig: &mut Rig) -> Received {
+    pub(super) fn received(&mut self, rig: &mut Rig) -> Received {
         let mut received = Received::default();
         for (_, mut datagram) in rig.sent.extract_if(.., |(to, _)| *to == self.address).collect::<Vec<_>>() {
             if (192..=223).contains(&datagram[1]) {
@@ -84,8 +84,8 @@ impl Client {
 }
 
 #[derive(Default)]
-struct Received {
-    rtp: Vec<(u32, u64, Vec<u8>)>,
+pub(super) struct Received {
+    pub(super) rtp: Vec<(u32, u64, Vec<u8>)>,
     rtcp: Vec<Vec<u8>>,
 }
 
@@ -97,18 +97,19 @@ impl Received {
 }
 
 impl Rig {
-    fn datagram(&mut self, source: SocketAddr, mut payload: Vec<u8>) {
+    pub(super) fn datagram(&mut self, source: SocketAddr, mut payload: Vec<u8>) {
         let (transport, destination) = (Transport::Udp, SERVER.into());
-        let input = Input::Datagram { transport, source, destination, payload: &mut payload };
+        let arrived = self.now;
+        let input = Input::Datagram { transport, source, destination, arrived, payload: &mut payload };
         self.shard.handle_input(self.now, input);
         self.drain();
     }
 
-    fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         self.shard.stats().datagrams_dropped
     }
 
-    fn forwarded(&self) -> u64 {
+    pub(super) fn forwarded(&self) -> u64 {
         self.shard.stats().rtp_packets_sent
     }
 }
@@ -156,7 +157,8 @@ fn flood_of_invalid_packets_puts_off_nobody_elses() {
     let (own, elsewhere) = (address(MALLORY), SocketAddr::from(([127, 0, 0, 1], 55_555)));
     let feed = |rig: &mut Rig, source, mut payload: Vec<u8>| {
         let (transport, destination) = (Transport::Udp, SERVER.into());
-        let input = Input::Datagram { transport, source, destination, payload: &mut payload };
+        let arrived = rig.now;
+        let input = Input::Datagram { transport, source, destination, arrived, payload: &mut payload };
         rig.shard.handle_input(rig.now, input);
     };
     let wake = |rig: &mut Rig| match rig.shard.poll_output() {
@@ -319,4 +321,53 @@ fn t38_a_storm_of_nacks_is_answered_with_a_share_of_what_was_sent() {
     // The share of 35 %, and what is saved up for a burst.
     assert!(again < sent * 2 / 5 + 70_000, "{again} of {sent}");
     assert_eq!(carol.received(&mut rig).rtp.len(), 500, "somebody else gets every packet");
+}
+
+#[test]
+fn who_sends_more_than_anybody_may_is_cut_and_nobody_else() {
+    let (mut rig, mut alice, mut mallory) = (Rig::call(&[BOB]), Client::of(ALICE), Client::of(MALLORY));
+    rig.open(MALLORY, ConnectionRole::Publisher, false);
+    rig.expect(MALLORY, "TR_other", MediaKind::Video, "camera");
+    rig.offer(MALLORY, 1, &["video sendonly msid:stream_camera"]);
+    rig.pretend_connected(MALLORY, false);
+    let before = rig.shard.stats();
+    for number in 0..20_000 {
+        let packet = mallory.rtp(7, VP8, number, &KEYFRAME);
+        rig.datagram(mallory.address, packet);
+        if number % 100 == 0 {
+            let packet = alice.rtp(1, VP8, 1 + number / 100, &KEYFRAME);
+            rig.datagram(alice.address, packet);
+            rig.advance(Duration::from_millis(10));
+        }
+    }
+    // In two seconds: a burst of 4,000 and 8,000 in each.
+    let stats = rig.shard.stats();
+    let (taken, cut) = (
+        stats.rtp_packets_received - before.rtp_packets_received,
+        stats.rtp_packets_over_budget - before.rtp_packets_over_budget,
+    );
+    assert_eq!(taken + cut, 20_000 + 200);
+    assert!((19_900..=20_200).contains(&taken), "{taken}");
+    for number in 20_000..40_000 {
+        let packet = mallory.rtp(7, VP8, number, &KEYFRAME);
+        rig.datagram(mallory.address, packet);
+    }
+    assert!(rig.shard.stats().rtp_packets_over_budget - stats.rtp_packets_over_budget >= 16_000);
+    let packet = alice.rtp(1, VP8, 500, &KEYFRAME);
+    let forwarded = rig.forwarded();
+    rig.datagram(alice.address, packet);
+    assert_eq!(rig.forwarded(), forwarded + 1);
+}
+
+#[test]
+fn a_publisher_whose_packet_cannot_be_forwarded_ends_alone() {
+    let (mut rig, mut alice) = (Rig::call(&[BOB]), Client::of(ALICE));
+    rig.pretend_connected(ALICE, true);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let packet = alice.rtp(1, VP8, 1, &KEYFRAME);
+    rig.datagram(alice.address, packet);
+    std::panic::set_hook(hook);
+    assert_eq!((rig.shard.stats().sessions_panicked, rig.shard.stats().connections), (1, 1));
+    assert!(rig.shard.by_id.contains_key(&BOB));
 }

@@ -162,3 +162,30 @@ fn a_second_codec_of_an_unknown_track_or_of_another_connection_is_nothing() {
     assert_eq!(rig.shard.stats().tracks, 0);
     assert!(!rig.events.iter().any(|event| matches!(event, NodeEvent::TrackStarted(_))));
 }
+
+/// The publisher sends in a codec that a viewer lacks: several packets of it may come before the viewer is seen to.
+#[test]
+fn a_viewer_is_moved_once_however_many_packets_it_cannot_decode() {
+    let mut rig = with_publisher();
+    rig.viewer(BOB, false);
+    rig.expect_backup(BackupUse::WhereNeeded);
+    rig.offer(ALICE, 6, &[FIRST, SECOND]);
+    rig.pretend_connected(BOB, false);
+    rig.pretend_connected(ALICE, false);
+    let alice = rig.shard.by_id[&ALICE];
+    // VP8 was promised, VP9 comes.
+    let vp9 = rig.shard.endpoints[alice.0]
+        .connection
+        .preferred_format("0".into(), Some(&MimeType::new("video/VP9")))
+        .unwrap();
+    assert_eq!(vp9.codec, Codec::Vp9);
+    rig.events.clear();
+    for sequence in 1..=4 {
+        let packet = MediaPacket::unreceived(Codec::Vp9, sequence, 1, &[0x0c, 0]);
+        let packet = MediaPacket { format: vp9, keyframe: true, ..packet };
+        rig.shard.forward(alice, 1, packet);
+    }
+    rig.drain();
+    assert_eq!(rig.outcomes(BOB), [None]);
+    assert_eq!(rig.source(BOB), None);
+}

@@ -206,7 +206,7 @@ fn words_about_what_is_not_there_change_nothing() {
         (index as u32, track.serial)
     };
     let real = TrackLink { index, serial };
-    let clock = crate::track::PublisherClock { ntp: NtpTime(1), rtp: 1 };
+    let clock = crate::track::PublisherClock { source: 1, ntp: NtpTime(1), rtp: 1 };
     for link in [
         TrackLink { index, serial: serial + 1 },
         TrackLink { index: index + 1, serial },
