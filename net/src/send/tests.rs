@@ -1,10 +1,12 @@
 use std::{
     collections::VecDeque,
+    io,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
 use mio::{Events, Interest, Poll, Token};
+use quinn_udp::Transmit;
 
 use super::*;
 use crate::{RecvBatch, SocketOptions};
@@ -72,10 +74,13 @@ impl Sink for Scripted {
     }
 }
 
+const EPERM: i32 = 1;
 const EIO: i32 = 5;
 const EAGAIN: i32 = 11;
+const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const EMSGSIZE: i32 = 90;
+const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
 
 #[test]
@@ -307,12 +312,104 @@ fn a_run_that_the_kernel_does_not_take_waits_and_keeps_its_place() {
 }
 
 #[test]
+fn what_follows_an_error_leaves_at_once() {
+    for errno in [EPERM, EACCES, EMSGSIZE, ECONNREFUSED, EHOSTUNREACH] {
+        let mut kernel = Scripted::new([Some(errno)]);
+        let mut batch = SendBatch::new();
+        batch.send_to(&mut kernel, address(5), None, (b"a", 1), Instant::now());
+        assert!(batch.is_empty(), "{errno}");
+        batch.send_to(&mut kernel, address(6), None, (b"bb", 1), Instant::now());
+        assert_eq!(kernel.taken, [(address(6), b"bb".to_vec(), Some(1))], "{errno}");
+        assert_eq!((batch.stats().datagrams_sent, batch.stats().dropped()), (2, 1), "{errno}");
+    }
+}
+
+#[test]
+fn what_follows_an_error_of_a_real_kernel_leaves_at_once() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let mut batch = SendBatch::new();
+    // Broadcast without permission.
+    batch.send(&mut a, "127.255.255.255:9".parse().unwrap(), None, (b"x", 1), Instant::now());
+    assert_eq!((batch.len(), batch.stats().dropped_failed), (0, 1));
+    batch.send(&mut a, b.local_addr(), None, (b"yz", 1), Instant::now());
+    assert_eq!((batch.len(), batch.stats().datagrams_sent), (0, 2));
+    let received: Vec<_> = receive(&mut b, 2).into_iter().map(|(.., payload)| payload).collect();
+    assert_eq!(received, [b"y", b"z"]);
+}
+
+#[test]
+fn without_offload_all_that_the_kernel_takes_leaves_at_once() {
+    let mut kernel = Scripted { segments_max: 1, ..Scripted::default() };
+    let mut batch = SendBatch::new();
+    for number in 0..300 {
+        batch.send_to(&mut kernel, address(number + 1), None, (&[0; 2000], 100), Instant::now());
+    }
+    assert_eq!((batch.len(), batch.stats().datagrams_sent, batch.stats().dropped()), (0, 6000, 0));
+    assert!(kernel.taken.iter().all(|(_, bytes, size)| bytes.len() == 100 && size.is_none()));
+}
+
+#[test]
+fn more_than_one_send_carries_leaves_at_once() {
+    let mut kernel = Scripted::new([]);
+    let mut batch = SendBatch::new();
+    batch.send_to(&mut kernel, address(1), None, (&[0; 100 * 1000 + 1], 1000), Instant::now());
+    let datagrams: Vec<_> = kernel.taken.iter().map(|(_, bytes, _)| bytes.len().div_ceil(1000)).collect();
+    assert_eq!((datagrams, batch.len()), (vec![64, 37], 0));
+    batch.send_to(&mut kernel, address(1), None, (&[0; 70_001], 70_000), Instant::now());
+    assert_eq!((batch.stats().dropped_too_big, batch.stats().datagrams_sent), (1, 102));
+}
+
+#[test]
+fn a_full_batch_is_flushed_unless_the_kernel_is_blocked() {
+    let now = Instant::now();
+    let fill =
+        |batch: &mut SendBatch| (0..DATAGRAMS_MAX).for_each(|_| _ = batch.push(address(1), None, b"a"));
+    let mut batch = SendBatch::new();
+    fill(&mut batch);
+    let mut kernel = Scripted::new([]);
+    batch.send_to(&mut kernel, address(1), None, (b"zz", 1), now);
+    assert_eq!((batch.len(), batch.stats().datagrams_sent, batch.stats().dropped()), (0, 4098, 0));
+    assert_eq!(kernel.taken.pop().unwrap().1, b"zz", "order is kept");
+
+    // One attempt finds the kernel blocked. The next turn tries again.
+    fill(&mut batch);
+    let mut kernel = Scripted::new([Some(EAGAIN)]);
+    batch.send_to(&mut kernel, address(1), None, (b"yy", 1), now);
+    batch.send_to(&mut kernel, address(1), None, (b"yy", 1), now);
+    assert!(batch.is_blocked() && kernel.taken.is_empty());
+    assert_eq!((batch.len(), batch.stats().dropped_full), (DATAGRAMS_MAX, 4));
+    batch.send_to(&mut kernel, address(1), None, (b"xx", 1), now + Duration::from_millis(1));
+    assert_eq!((batch.len(), batch.is_blocked(), batch.stats().dropped()), (0, false, 4));
+}
+
+#[test]
+fn a_kernel_that_blocks_amid_single_datagrams_gets_the_rest_later() {
+    let now = Instant::now();
+    let answers = [Some(EMSGSIZE), None, Some(EAGAIN)];
+    let sends: [fn(&mut SendBatch, &mut Scripted, Instant); 2] = [
+        |batch, kernel, now| batch.send_to(kernel, address(5), None, (b"aabbc", 2), now),
+        |batch, kernel, now| {
+            [b"aa".as_slice(), b"bb", b"c"].iter().for_each(|part| _ = batch.push(address(5), None, part));
+            batch.flush_to(kernel, now);
+        },
+    ];
+    for send in sends {
+        let (mut kernel, mut batch) = (Scripted::new(answers), SendBatch::new());
+        send(&mut batch, &mut kernel, now);
+        assert_eq!((batch.len(), batch.is_blocked()), (2, true));
+        batch.flush_to(&mut kernel, now);
+        let taken: Vec<u8> = kernel.taken.iter().flat_map(|(_, contents, _)| contents.clone()).collect();
+        assert_eq!(taken, b"aabbc");
+        assert_eq!((batch.stats().datagrams_sent, batch.stats().dropped()), (3, 0));
+    }
+}
+
+#[test]
 fn a_run_whose_segmentation_is_refused_goes_one_by_one() {
     let now = Instant::now();
-    let mut kernel = Scripted::new([Some(EIO), Some(EIO)]);
+    let mut kernel = Scripted::new([Some(EIO)]);
     let mut batch = SendBatch::new();
     batch.send_to(&mut kernel, address(5), None, (b"aabbc", 2), now);
-    batch.flush_to(&mut kernel, now);
     let sizes: Vec<Option<usize>> = kernel.taken.iter().map(|(_, _, segment)| *segment).collect();
     assert_eq!(sizes, [None, None, None]);
     assert_eq!(batch.stats().datagrams_sent, 3);
