@@ -50,6 +50,7 @@ struct Scripted {
     segments_max: usize,
     answers: VecDeque<io::Result<()>>,
     taken: Vec<(SocketAddr, Vec<u8>, Option<usize>)>,
+    given_up: usize,
 }
 
 impl Scripted {
@@ -58,7 +59,7 @@ impl Scripted {
             .into_iter()
             .map(|errno| errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))))
             .collect();
-        Self { segments_max: 64, answers, taken: Vec::new() }
+        Self { segments_max: 64, answers, ..Self::default() }
     }
 }
 
@@ -67,10 +68,15 @@ impl Sink for Scripted {
         self.segments_max
     }
 
-    fn send(&mut self, transmit: &Transmit<'_>, _now: Instant) -> io::Result<()> {
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.answers.pop_front().unwrap_or(Ok(()))?;
         self.taken.push((transmit.destination, transmit.contents.to_vec(), transmit.segment_size));
         Ok(())
+    }
+
+    fn give_up_segmentation(&mut self, _now: Instant) {
+        self.segments_max = 1;
+        self.given_up += 1;
     }
 }
 
@@ -346,6 +352,84 @@ fn without_offload_all_that_the_kernel_takes_leaves_at_once() {
     }
     assert_eq!((batch.len(), batch.stats().datagrams_sent, batch.stats().dropped()), (0, 6000, 0));
     assert!(kernel.taken.iter().all(|(_, bytes, size)| bytes.len() == 100 && size.is_none()));
+}
+
+#[test]
+fn without_offload_a_real_kernel_takes_all_at_once() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    a.suppose_segments(1);
+    let mut batch = SendBatch::new();
+    for _ in 0..300 {
+        batch.send(&mut a, b.local_addr(), None, (&[0; 2000], 100), Instant::now());
+        assert_eq!(receive(&mut b, 20).len(), 20);
+    }
+    assert_eq!((batch.len(), batch.stats().sends, batch.stats().dropped()), (0, 6000, 0));
+}
+
+#[test]
+fn a_run_too_large_for_its_path_is_sent_singly_and_segmentation_stays() {
+    for errno in [EMSGSIZE, EINVAL] {
+        // 1400 octets are too many, alone as well; the last datagram has 300.
+        let mut kernel = Scripted::new([Some(errno), Some(EMSGSIZE), Some(EMSGSIZE)]);
+        let mut batch = SendBatch::new();
+        batch.send_to(&mut kernel, address(1), None, (&[0; 3100], 1400), Instant::now());
+        batch.send_to(&mut kernel, address(2), None, (&[0; 3100], 1400), Instant::now());
+        let taken: Vec<_> =
+            kernel.taken.iter().map(|(to, bytes, size)| (to.port(), bytes.len(), *size)).collect();
+        assert_eq!(taken, [(1, 300, None), (2, 3100, Some(1400))]);
+        let stats = batch.stats();
+        assert_eq!((stats.segmentation_refused, stats.dropped_too_big, stats.dropped()), (1, 2, 2));
+        assert_eq!(kernel.given_up, 0);
+    }
+}
+
+#[test]
+fn only_a_refusal_of_modest_segments_gives_segmentation_up() {
+    for (errno, segment_bytes, given_up) in
+        [(EIO, 1233, 0), (EINVAL, 1233, 0), (EIO, 1232, 1), (EINVAL, 1232, 1), (EMSGSIZE, 1232, 1)]
+    {
+        let mut kernel = Scripted::new([Some(errno)]);
+        let mut batch = SendBatch::new();
+        let contents = vec![0; 3 * segment_bytes];
+        batch.send_to(&mut kernel, address(1), None, (&contents, segment_bytes), Instant::now());
+        assert_eq!((batch.stats().datagrams_sent, kernel.given_up), (3, given_up), "{errno} {segment_bytes}");
+        batch.send_to(&mut kernel, address(1), None, (&contents, segment_bytes), Instant::now());
+        assert_eq!(batch.stats().segmentation_refused, 1);
+        assert_eq!(batch.stats().sends, if given_up == 1 { 6 } else { 4 });
+    }
+}
+
+#[test]
+fn segmentation_that_a_real_kernel_refuses_is_given_up_for_10_s() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let now = Instant::now();
+    let mut batch = SendBatch::new();
+    // Linux takes 64 segments, from 6.9 on 128, and says EINVAL to more.
+    a.suppose_segments(300);
+    let contents: Vec<u8> = (0..300u16).flat_map(u16::to_be_bytes).collect();
+    batch.send(&mut a, b.local_addr(), None, (&contents, 2), now);
+    let received: Vec<u8> = receive(&mut b, 300).into_iter().flat_map(|(.., payload)| payload).collect();
+    assert_eq!(received, contents);
+    assert_eq!((batch.len(), batch.stats().segmentation_refused, batch.stats().sends), (0, 1, 300));
+    assert_eq!(a.segments_max(), 1);
+    a.suppose_segments(64);
+    batch.send(&mut a, b.local_addr(), None, (b"aabbc", 2), now + Duration::from_millis(9_999));
+    assert_eq!(batch.stats().sends, 303);
+    batch.send(&mut a, b.local_addr(), None, (b"aabbc", 2), now + Duration::from_secs(10));
+    assert_eq!((batch.stats().sends, a.segments_max()), (304, 64));
+    assert_eq!(receive(&mut b, 6).len(), 6);
+}
+
+#[test]
+fn a_bad_destination_leaves_segmentation_to_all_others() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    a.suppose_segments(64);
+    let mut batch = SendBatch::new();
+    // Reserved, and no way leads there from a loopback address: EINVAL, before anything leaves.
+    batch.send(&mut a, "240.0.0.1:9".parse().unwrap(), None, (b"aabb", 2), Instant::now());
+    batch.send(&mut a, b.local_addr(), None, (b"ccdd", 2), Instant::now());
+    assert_eq!((batch.stats().sends, batch.stats().dropped()), (1, 2));
+    assert_eq!((receive(&mut b, 2).len(), a.segments_max()), (2, 64));
 }
 
 #[test]

@@ -10,10 +10,15 @@ use crate::UdpSocket;
 /// EIO, the same number on every Unix; the standard library has no kind for it.
 const EIO: i32 = 5;
 
+/// Segments of up to this size fit every path: 1280, the least MTU of IPv6 (RFC 8200 section 5), minus the headers of
+/// IPv6 and UDP. Whoever refuses them together and takes them alone does no segmentation.
+const MODEST_SEGMENT_BYTES: usize = 1232;
+
 /// Where datagrams go: a socket, or a kernel with a will of its own in tests.
 pub(super) trait Sink {
     fn segments_max(&self) -> usize;
-    fn send(&mut self, transmit: &Transmit<'_>, now: Instant) -> io::Result<()>;
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<()>;
+    fn give_up_segmentation(&mut self, now: Instant);
 }
 
 impl Sink for UdpSocket {
@@ -21,8 +26,12 @@ impl Sink for UdpSocket {
         Self::segments_max(self)
     }
 
-    fn send(&mut self, transmit: &Transmit<'_>, now: Instant) -> io::Result<()> {
-        Self::send(self, transmit, now)
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+        Self::send(self, transmit)
+    }
+
+    fn give_up_segmentation(&mut self, now: Instant) {
+        Self::give_up_segmentation(self, now);
     }
 }
 
@@ -58,7 +67,7 @@ impl<'a> Train<'a> {
 
     /// Sends it at once, or one datagram at a time when the kernel refuses that.
     pub(super) fn send(&self, socket: &mut impl Sink, stats: &mut SendStats, now: Instant) -> Progress {
-        match self.attempt(self.contents, socket, stats, now) {
+        match self.attempt(self.contents, socket, stats) {
             Ok(()) => Progress::Done,
             Err(error) if self.datagrams() > 1 && may_concern_segments(&error) => {
                 stats.segmentation_refused += 1;
@@ -68,9 +77,16 @@ impl<'a> Train<'a> {
         }
     }
 
+    /// Finds out what the refusal was about as well. A bad destination refuses single datagrams too, and a narrow path
+    /// those of this size: neither says anything about the segmentation of other sends.
     fn send_singly(&self, socket: &mut impl Sink, stats: &mut SendStats, now: Instant) -> Progress {
         for (done, datagram) in self.datagrams_from(0).enumerate() {
-            let Err(error) = self.attempt(datagram, socket, stats, now) else { continue };
+            let Err(error) = self.attempt(datagram, socket, stats) else {
+                if done == 0 && self.segment_bytes <= MODEST_SEGMENT_BYTES {
+                    socket.give_up_segmentation(now);
+                }
+                continue;
+            };
             match after_error(&error, 1, stats) {
                 Progress::Done => {}
                 Progress::Blocked(_) => return Progress::Blocked(done),
@@ -84,13 +100,7 @@ impl<'a> Train<'a> {
     }
 
     /// One system call for the train or a part of it.
-    fn attempt(
-        &self,
-        contents: &[u8],
-        socket: &mut impl Sink,
-        stats: &mut SendStats,
-        now: Instant,
-    ) -> io::Result<()> {
+    fn attempt(&self, contents: &[u8], socket: &mut impl Sink, stats: &mut SendStats) -> io::Result<()> {
         let transmit = Transmit {
             destination: self.route.destination,
             ecn: None,
@@ -98,7 +108,7 @@ impl<'a> Train<'a> {
             segment_size: (contents.len() > self.segment_bytes).then_some(self.segment_bytes),
             src_ip: self.route.source_ip,
         };
-        socket.send(&transmit, now)?;
+        socket.send(&transmit)?;
         stats.sends += 1;
         stats.datagrams_sent += contents.len().div_ceil(self.segment_bytes) as u64;
         stats.bytes_sent += contents.len() as u64;
