@@ -59,7 +59,12 @@ pub struct UdpSocket {
     io: Socket,
     state: UdpSocketState,
     local_addr: SocketAddr,
-    /// Datagrams that one send may carry by what the kernel said at first.
+    /// Datagrams that one send may carry by what the kernel said when the socket was made.
+    ///
+    /// [`quinn_udp`] has an opinion of its own, which is not asked: it takes any EIO or EINVAL for a refusal of
+    /// segmentation, though a source address or the path to one destination may be the cause, and never takes it back.
+    /// Sends obey their segment size whatever it thinks. All else that it leaves out after such an error is the
+    /// congestion mark of IPv4, and none is ever set here.
     segments_possible: usize,
     /// Until when sends carry one datagram each.
     unsegmented_until: Option<Instant>,
@@ -101,11 +106,6 @@ impl UdpSocket {
     }
 
     /// Datagrams that one send may carry now; 1 without segmentation offload.
-    ///
-    /// [`quinn_udp`] has an opinion of its own, which is not asked: it takes any EIO or EINVAL for a refusal of
-    /// segmentation, though a source address or the path to one destination may be the cause, and never takes it back.
-    /// Sends obey their segment size whatever it thinks. All else that it leaves out after such an error is the
-    /// congestion mark of IPv4, and none is ever set here.
     pub fn segments_max(&self) -> usize {
         if self.unsegmented_until.is_some() { 1 } else { self.segments_possible }
     }
