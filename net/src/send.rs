@@ -8,21 +8,22 @@
 //! A run ends with the first datagram of another size; a shorter one still belongs to it, as its last.
 //! Datagrams to one destination leave in the order in which they were pushed.
 
+mod train;
+
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use quinn_udp::Transmit;
-
 use crate::UdpSocket;
+use train::{Progress, Sink, Train};
 
-/// Datagrams a batch holds. When it is full, further ones are dropped and counted.
+/// Datagrams a batch holds. When it is full, [`SendBatch::send`] flushes it first; while the kernel's buffer is full as
+/// well, further ones are dropped and counted. [`SendBatch::push`] has no socket to flush to and drops at once.
 const DATAGRAMS_MAX: usize = 4096;
 
-/// Bytes a batch holds. When it is full, further datagrams are dropped and counted.
+/// Bytes a batch holds. What happens when it is full is the same.
 const ARENA_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How long a datagram may wait for the kernel's buffer. Older ones are dropped and counted: media that comes
@@ -82,8 +83,8 @@ pub struct SendBatch {
     index: HashMap<Route, u32>,
     /// The segments of one send, when they are not neighbours in the arena.
     scratch: Vec<u8>,
-    /// The kernel's buffer was full at the last flush.
-    blocked: bool,
+    /// When the kernel's buffer was full, if it was at the last attempt.
+    blocked_at: Option<Instant>,
     stats: SendStats,
 }
 
@@ -112,32 +113,6 @@ struct Group {
     last: u32,
 }
 
-/// Where a flush sends to: a socket, or a kernel with a will of its own in tests.
-trait Sink {
-    fn segments_max(&self) -> usize;
-    fn send(&mut self, transmit: &Transmit<'_>, now: Instant) -> io::Result<()>;
-}
-
-impl Sink for UdpSocket {
-    fn segments_max(&self) -> usize {
-        Self::segments_max(self)
-    }
-
-    fn send(&mut self, transmit: &Transmit<'_>, now: Instant) -> io::Result<()> {
-        Self::send(self, transmit, now)
-    }
-}
-
-/// How a send ended, as far as the group is concerned.
-enum Progress {
-    /// Go on with what follows.
-    Continue,
-    /// The kernel's buffer is full.
-    Blocked,
-    /// Nothing reaches this destination.
-    Unreachable,
-}
-
 impl SendBatch {
     /// An empty batch.
     pub fn new() -> Self {
@@ -156,18 +131,13 @@ impl SendBatch {
             self.stats.dropped_unreachable += 1;
             return false;
         }
-        if self.entries.len() >= DATAGRAMS_MAX || self.arena.len() + payload.len() > ARENA_BYTES_MAX {
-            self.stats.dropped_full += 1;
-            return false;
-        }
-        let source_ip = source_for(destination, source_ip);
-        self.append(Route { destination, source_ip }, payload, None);
-        true
+        self.enqueue(Route { destination, source_ip: source_for(destination, source_ip) }, payload)
     }
 
     /// Sends datagrams that lie one after the other, each of `segment_bytes` but the last, which may be shorter: at once
-    /// and without a copy where nothing waits before them, else as by [`SendBatch::push`]. What goes to one destination
-    /// stays in order.
+    /// and without a copy where nothing waits before them, else after what waits. What goes to one destination stays in
+    /// order. A datagram that the kernel refuses is dropped and counted, and the next one is sent; only when the
+    /// kernel's buffer is full do they wait for a flush.
     pub fn send(
         &mut self,
         socket: &mut UdpSocket,
@@ -188,31 +158,38 @@ impl SendBatch {
         (contents, segment_bytes): (&[u8], usize),
         now: Instant,
     ) {
-        let segment_bytes = segment_bytes.max(1);
-        let datagrams =
-            if contents.len() <= segment_bytes { 1 } else { contents.len().div_ceil(segment_bytes) };
-        let possible = self.entries.is_empty()
-            && datagrams <= socket.segments_max()
-            && (1..=SEND_BYTES_MAX).contains(&contents.len())
-            && can_be_sent_to(destination);
-        if possible {
-            let transmit = Transmit {
-                destination,
-                ecn: None,
-                contents,
-                segment_size: (datagrams > 1).then_some(segment_bytes),
-                src_ip: source_for(destination, source_ip),
-            };
-            if socket.send(&transmit, now).is_ok() {
-                self.stats.sends += 1;
-                self.stats.datagrams_sent += datagrams as u64;
-                self.stats.bytes_sent += contents.len() as u64;
-                return;
-            }
+        let segment_bytes = segment_bytes.clamp(1, contents.len().max(1));
+        if !can_be_sent_to(destination) {
+            self.stats.dropped_unreachable += contents.len().div_ceil(segment_bytes) as u64;
+            return;
         }
-        // Whatever the kernel had against it: the flush finds out, and waits or goes on without segmentation.
-        for datagram in contents.chunks(segment_bytes) {
-            self.push(destination, source_ip, datagram);
+        let route = Route { destination, source_ip: source_for(destination, source_ip) };
+        let mut rest = contents;
+        while !rest.is_empty() {
+            let segments = socket.segments_max().min(SEND_BYTES_MAX / segment_bytes).max(1);
+            let (contents, after) = rest.split_at(rest.len().min(segments * segment_bytes));
+            rest = after;
+            if contents.len() > SEND_BYTES_MAX {
+                self.stats.dropped_too_big += 1;
+                continue;
+            }
+            let train = Train { route, contents, segment_bytes };
+            self.make_room(&train, socket, now);
+            if !self.entries.is_empty() {
+                train.datagrams_from(0).for_each(|datagram| _ = self.enqueue(route, datagram));
+                continue;
+            }
+            match train.send(socket, &mut self.stats, now) {
+                Progress::Done => {}
+                Progress::Blocked(done) => {
+                    self.blocked_at = Some(now);
+                    train.datagrams_from(done).for_each(|datagram| _ = self.enqueue(route, datagram));
+                }
+                Progress::Unreachable => {
+                    self.stats.dropped_unreachable += rest.len().div_ceil(segment_bytes) as u64;
+                    return;
+                }
+            }
         }
     }
 
@@ -227,7 +204,7 @@ impl SendBatch {
 
     /// Whether datagrams wait for the kernel's buffer: wait for the socket to be writable, then flush again.
     pub fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked_at.is_some()
     }
 
     /// Datagrams that wait for a flush.
@@ -247,14 +224,38 @@ impl SendBatch {
 
     fn flush_to(&mut self, socket: &mut impl Sink, now: Instant) {
         self.drop_stale(now);
-        self.blocked = false;
+        self.blocked_at = None;
         for at in 0..self.groups.len() {
             self.flush_group(at, socket, now);
-            if self.blocked {
+            if self.is_blocked() {
                 break;
             }
         }
-        if self.blocked { self.keep_unsent(now) } else { self.clear() }
+        if self.is_blocked() { self.keep_unsent(now) } else { self.clear() }
+    }
+
+    /// Flushes what leaves no room for a train. Once in a turn, of which `now` is the same, is enough: each flush that
+    /// gets stuck copies what is left.
+    fn make_room(&mut self, train: &Train<'_>, socket: &mut impl Sink, now: Instant) {
+        let has_room = self.entries.is_empty() || self.has_room(train.datagrams(), train.contents.len());
+        if !has_room && self.blocked_at != Some(now) {
+            self.flush_to(socket, now);
+        }
+    }
+
+    fn has_room(&self, datagrams: usize, bytes: usize) -> bool {
+        self.entries.len() + datagrams <= DATAGRAMS_MAX && self.arena.len() + bytes <= ARENA_BYTES_MAX
+    }
+
+    /// Lets a datagram wait for the next flush, where there is room for it.
+    fn enqueue(&mut self, route: Route, payload: &[u8]) -> bool {
+        let has_room = self.has_room(1, payload.len());
+        if has_room {
+            self.append(route, payload, None);
+        } else {
+            self.stats.dropped_full += 1;
+        }
+        has_room
     }
 
     fn append(&mut self, route: Route, payload: &[u8], blocked_since: Option<Instant>) {
@@ -287,9 +288,10 @@ impl SendBatch {
         while first != NONE {
             let run = self.run(first, socket.segments_max());
             match self.send_run(route, &run, socket, now) {
-                Progress::Continue => first = run.next,
-                Progress::Blocked => {
-                    self.blocked = true;
+                Progress::Done => first = run.next,
+                Progress::Blocked(done) => {
+                    self.blocked_at = Some(now);
+                    first = self.after(first, done);
                     break;
                 }
                 Progress::Unreachable => {
@@ -348,81 +350,18 @@ impl SendBatch {
         } else {
             self.arena.get(run.end.saturating_sub(run.bytes)..run.end).unwrap_or_default()
         };
-        let transmit = Transmit {
-            destination: route.destination,
-            ecn: None,
-            contents,
-            segment_size: (run.datagrams > 1).then_some(run.segment_bytes),
-            src_ip: route.source_ip,
-        };
-        match socket.send(&transmit, now) {
-            Ok(()) => {
-                self.stats.sends += 1;
-                self.stats.datagrams_sent += run.datagrams as u64;
-                self.stats.bytes_sent += run.bytes as u64;
-                Progress::Continue
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::Blocked,
-            Err(error) => self.after_error(route, run, &error, socket, now),
-        }
+        Train { route, contents, segment_bytes: run.segment_bytes }.send(socket, &mut self.stats, now)
     }
 
-    fn after_error(
-        &mut self,
-        route: Route,
-        run: &Run,
-        error: &io::Error,
-        socket: &mut impl Sink,
-        now: Instant,
-    ) -> Progress {
-        let unreachable = matches!(
-            error.kind(),
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown
-        );
-        if unreachable {
-            self.stats.dropped_unreachable += run.datagrams as u64;
-            return Progress::Unreachable;
-        }
-        if run.datagrams == 1 {
-            if quinn_udp::is_msg_size_err(error) {
-                self.stats.dropped_too_big += 1;
-            } else {
-                self.stats.dropped_failed += 1;
-            }
-            return Progress::Continue;
-        }
-        // The kernel may have refused the segmentation only, or one of the segments for its size.
-        self.stats.segmentation_refused += 1;
-        let mut at = run.first;
-        while at != run.next {
-            let single = self.run(at, 1);
-            match self.send_run(route, &single, socket, now) {
-                Progress::Continue => {}
-                // What the first datagrams of the run sent cannot be sent again: the rest of it is lost.
-                Progress::Blocked => {
-                    self.stats.dropped_full += self.chain_len_until(at, run.next);
-                    return Progress::Continue;
-                }
-                Progress::Unreachable => {
-                    self.stats.dropped_unreachable += self.chain_len_until(single.next, run.next);
-                    return Progress::Unreachable;
-                }
-            }
-            at = single.next;
-        }
-        Progress::Continue
+    /// The entry that comes so many after `first`.
+    fn after(&self, first: u32, entries: usize) -> u32 {
+        (0..entries).fold(first, |at, _| self.entries.get(at as usize).map_or(NONE, |entry| entry.next))
     }
 
     fn chain_len(&self, first: u32) -> u64 {
-        self.chain_len_until(first, NONE)
-    }
-
-    fn chain_len_until(&self, first: u32, end: u32) -> u64 {
         let mut len = 0;
         let mut at = first;
-        while at != end
-            && let Some(entry) = self.entries.get(at as usize)
-        {
+        while let Some(entry) = self.entries.get(at as usize) {
             len += 1;
             at = entry.next;
         }
@@ -468,8 +407,7 @@ impl SendBatch {
     }
 }
 
-/// Whether it is a destination at all. The kernel answers EINVAL to some that are none, which would be taken for a
-/// refusal of segmentation.
+/// Whether it is a destination at all. The kernel answers EINVAL to some that are none, as if it refused segmentation.
 fn can_be_sent_to(destination: SocketAddr) -> bool {
     let ip = destination.ip();
     destination.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()

@@ -11,9 +11,9 @@ use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
 use quinn_udp::UdpSocketState;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How long sends stay unsegmented after the kernel refused one. The refusal may concern one destination only
-/// (a tunnel with a small MTU, an interface without checksum offload), so it is not final.
-const FALLBACK_DURATION: Duration = Duration::from_secs(10);
+/// How long sends stay unsegmented after segmentation was given up. The refusal may concern some destinations only
+/// (those behind IPsec, or an interface without checksum offload), so it is not final.
+const UNSEGMENTED_DURATION: Duration = Duration::from_secs(10);
 
 /// What to ask of the kernel for a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,15 @@ pub struct UdpSocket {
     io: Socket,
     state: UdpSocketState,
     local_addr: SocketAddr,
-    /// Until when `state` stays in its fallback mode: without segmentation, without ECN bits.
-    fallback_until: Option<Instant>,
+    /// Datagrams that one send may carry by what the kernel said when the socket was made.
+    ///
+    /// [`quinn_udp`] has an opinion of its own, which is not asked: it takes any EIO or EINVAL for a refusal of
+    /// segmentation, though a source address or the path to one destination may be the cause, and never takes it back.
+    /// Sends obey their segment size whatever it thinks. All else that it leaves out after such an error is the
+    /// congestion mark of IPv4, and none is ever set here.
+    segments_possible: usize,
+    /// Until when sends carry one datagram each.
+    unsegmented_until: Option<Instant>,
 }
 
 impl UdpSocket {
@@ -79,7 +86,8 @@ impl UdpSocket {
             .map_err(BindError::Socket)?
             .as_socket()
             .ok_or_else(|| BindError::Socket(io::Error::from(io::ErrorKind::AddrNotAvailable)))?;
-        Ok(Self { io, state, local_addr, fallback_until: None })
+        let segments_possible = state.max_gso_segments();
+        Ok(Self { io, state, local_addr, segments_possible, unsegmented_until: None })
     }
 
     /// The address it is bound to, with the port that the kernel chose.
@@ -99,7 +107,7 @@ impl UdpSocket {
 
     /// Datagrams that one send may carry now; 1 without segmentation offload.
     pub fn segments_max(&self) -> usize {
-        self.state.max_gso_segments()
+        if self.unsegmented_until.is_some() { 1 } else { self.segments_possible }
     }
 
     pub(crate) fn recv(
@@ -111,36 +119,32 @@ impl UdpSocket {
     }
 
     /// Sends one datagram or one run of segments.
-    ///
-    /// [`quinn_udp`] gives segmentation and ECN up for good at the first refusal of the kernel (EIO, EINVAL),
-    /// because it cannot know whether the socket, the interface or the destination is the cause. The refusal
-    /// of one destination must not slow all others down for ever, so its state is made anew after
-    /// [`FALLBACK_DURATION`].
-    pub(crate) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>, now: Instant) -> io::Result<()> {
+    pub(crate) fn send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
         // What needs no control message goes without one: that is cheaper.
         if let quinn_udp::Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None } =
             transmit
         {
             return self.io.send_to(contents, &(*destination).into()).map(drop);
         }
-        let result = self.state.try_send((&self.io).into(), transmit);
-        if self.fallback_until.is_none()
-            && let Err(error) = &result
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            self.fallback_until = Some(now + FALLBACK_DURATION);
-        }
-        result
+        self.state.try_send((&self.io).into(), transmit)
     }
 
-    /// Leaves the fallback mode when its time is over.
+    /// Lets every send carry one datagram, for [`UNSEGMENTED_DURATION`].
+    pub(crate) fn give_up_segmentation(&mut self, now: Instant) {
+        self.unsegmented_until = Some(now + UNSEGMENTED_DURATION);
+    }
+
+    /// Takes segmentation up again when its time has come.
     pub(crate) fn restore(&mut self, now: Instant) {
-        if self.fallback_until.is_some_and(|until| until <= now) {
-            self.fallback_until = None;
-            if let Ok(state) = UdpSocketState::new((&self.io).into()) {
-                self.state = state;
-            }
+        if self.unsegmented_until.is_some_and(|until| until <= now) {
+            self.unsegmented_until = None;
         }
+    }
+
+    /// Believes in so many segments, whatever the kernel said.
+    #[cfg(test)]
+    pub(crate) fn suppose_segments(&mut self, segments: usize) {
+        self.segments_possible = segments;
     }
 }
 

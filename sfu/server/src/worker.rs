@@ -108,6 +108,11 @@ fn take_turn(
     CommandsLeft::Waiting
 }
 
+/// Whether the UDP socket has something to read, and no new room for what waits to be sent, which must not wait longer.
+fn only_datagrams_came(events: &Events) -> bool {
+    events.iter().any(|event| event.token() == UDP && event.is_readable() && !event.is_writable())
+}
+
 /// What a worker is made of; its thread makes the rest.
 pub(crate) struct WorkerParts {
     /// With the waker registered as [`WAKER`].
@@ -196,7 +201,7 @@ impl Worker {
             _ => {}
         }
         let held = self.parts.hold_back.held();
-        let more_may_come = !self.udp_readable && events.iter().any(|event| event.token() == UDP);
+        let more_may_come = !self.udp_readable && only_datagrams_came(events);
         if more_may_come && !held.is_zero() {
             thread::sleep(held);
         }
@@ -434,6 +439,7 @@ impl Worker {
 mod tests {
     use std::cell::Cell;
 
+    use zynk_net::SocketOptions;
     use zynk_protocol::{NodeAction, RoomSid};
 
     use super::*;
@@ -455,6 +461,26 @@ mod tests {
         assert_eq!(taken(Duration::from_micros(1)), (64, CommandsLeft::Waiting));
         assert_eq!(taken(Duration::from_micros(500)), (4, CommandsLeft::Waiting));
         assert_eq!(taken(Duration::from_secs(1)), (1, CommandsLeft::Waiting), "there is progress");
+    }
+
+    #[test]
+    fn room_in_the_socket_does_not_wait_for_datagrams() {
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOptions::default()).unwrap();
+        let (mut socket, mut peer) = (bind(), bind());
+        let mut poll = Poll::new().unwrap();
+        let mut events = Events::with_capacity(4);
+        let mut woken = |poll: &mut Poll| {
+            poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
+            assert!(events.iter().any(|event| event.token() == UDP));
+            only_datagrams_came(&events)
+        };
+        poll.registry().register(&mut socket, UDP, Interest::READABLE | Interest::WRITABLE).unwrap();
+        assert!(!woken(&mut poll), "writable only");
+        let mut sending = SendBatch::new();
+        sending.send(&mut peer, socket.local_addr(), None, (b"x", 1), Instant::now());
+        assert!(!woken(&mut poll), "both");
+        poll.registry().reregister(&mut socket, UDP, Interest::READABLE).unwrap();
+        assert!(woken(&mut poll), "readable only");
     }
 
     #[test]
