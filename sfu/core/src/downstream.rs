@@ -198,9 +198,12 @@ impl Downstream {
         self.estimator.on_feedback(now, reports, self.history.in_flight_bytes());
     }
 
-    /// Takes a receiver-estimated bitrate.
+    /// Takes a receiver-estimated bitrate. Who sends transport-wide feedback has no say: it would bound the estimate for
+    /// good.
     pub(crate) fn on_remb(&mut self, now: Instant, bitrate_bps: u64) {
-        self.estimator.on_remb(now, Bitrate::bps(bitrate_bps));
+        if !self.twcc {
+            self.estimator.on_remb(now, Bitrate::bps(bitrate_bps));
+        }
     }
 
     /// Takes a report on one of our streams, which came at the NTP time `now_ntp`.
@@ -276,6 +279,17 @@ impl Downstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remb_counts_where_there_is_no_transport_wide_feedback() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        for (twcc, bounded) in [(true, false), (false, true)] {
+            let mut downstream = Downstream::new(twcc);
+            downstream.on_remb(now, 50_000);
+            assert_eq!(downstream.estimate() <= Bitrate::bps(50_000), bounded, "{twcc}");
+        }
+    }
 
     #[test]
     fn what_is_needed_rises_at_once_and_falls_slowly() {

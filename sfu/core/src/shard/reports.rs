@@ -45,6 +45,10 @@ pub(super) fn send(
         for blocks in media.blocks.chunks(COUNT_MAX) {
             compound.add(|writer| writer.receiver_report(ours, blocks));
         }
+        // Each compound that reports says who reports (RFC 3550, section 6.1). Our feedback has no stream's name.
+        if !media.blocks.is_empty() {
+            compound.add(|writer| writer.cname(ours, &format!("{ours:08x}")));
+        }
         something = senders || !media.blocks.is_empty();
     }
     media.upstream.poll_nacks(now, &mut media.pairs, |source, pairs| {
