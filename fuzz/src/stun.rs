@@ -3,7 +3,10 @@
 use zynk_protocol::{ConnectionId, ConnectionRole, NodeAction, RoomSid};
 use zynk_sfu_core::{Transport, shard_of};
 
-use crate::shard_rig::{Rig, offer};
+use crate::{
+    shard_rig::Rig,
+    shard_sdp::{Sections, offer},
+};
 
 /// Where the user fragment stands in a message that is made here: header, attribute's type and length.
 const UFRAG_AT: usize = 24;
@@ -12,19 +15,20 @@ const UFRAG_AT: usize = 24;
 /// Without the password nothing may be answered.
 pub fn stun(data: &[u8]) {
     let _shard = shard_of(data);
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(1);
     let room = RoomSid::from_random(1);
-    rig.open(&room, 1, ConnectionRole::Single, false);
-    rig.command(&room, NodeAction::RemoteOffer { connection: ConnectionId(1), offer_id: 1, sdp: offer() });
+    rig.open(0, &room, 1, ConnectionRole::Single, false);
+    let sdp = offer(Sections::Plain, None);
+    rig.command(0, &room, NodeAction::RemoteOffer { connection: ConnectionId(1), offer_id: 1, sdp });
     for transport in [Transport::Udp, Transport::Tcp] {
-        assert_eq!(rig.datagram(transport, 40_000, data), 0, "answered an unauthenticated datagram");
+        assert_eq!(rig.datagram(0, transport, 40_000, data), 0, "answered an unauthenticated datagram");
     }
     let ufrag = rig.description.as_deref().and_then(|sdp| sdp.split("a=ice-ufrag:").nth(1));
     let Some(ufrag) = ufrag.and_then(|rest| rest.split("\r\n").next()) else { panic!("no user fragment") };
     let message = addressed(ufrag, data);
     assert!(message.len() > UFRAG_AT && shard_of(&message).is_some());
-    assert_eq!(rig.datagram(Transport::Udp, 40_000, &message), 0, "answered without the password");
-    assert_eq!(rig.datagram(Transport::Udp, 40_000, data), 0, "learned an unauthenticated address");
+    assert_eq!(rig.datagram(0, Transport::Udp, 40_000, &message), 0, "answered without the password");
+    assert_eq!(rig.datagram(0, Transport::Udp, 40_000, data), 0, "learned an unauthenticated address");
 }
 
 /// A binding request for `ufrag`, with the input as its further attributes.
