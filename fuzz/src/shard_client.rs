@@ -1,7 +1,7 @@
 //! The other end of a connection: seals what it is told to send, and opens all that it is sent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use zynk_sfu_core::{
         receiver::ReportBlock,
         rtcp::{Packet, Packets, RtcpWriter},
         rtp::{FIXED_HEADER_BYTES, HeaderFields, RtpHeader},
-        srtp::{DtlsRole, KeyingMaterial, Opener, Profile, SealStream, Sealer},
+        srtp::{DtlsRole, KeyingMaterial, OpenError, Opener, Profile, SealStream, Sealer},
         twcc::ArrivalRecorder,
     },
 };
@@ -37,8 +37,10 @@ const AV1_HEADS: [&[u8]; 2] = [&[0x18, 0x0a, 0x0b], &[0x10, 0x32]];
 const RED_HEADS: [&[u8]; 2] = [&[111, 1], &[0x80 | 111, 0, 0, 2, 111, 9, 9]];
 
 pub(crate) struct Client {
-    pub(crate) address: SocketAddr,
-    pub(crate) transport: Transport,
+    /// On which it sends.
+    pub(crate) path: (Transport, SocketAddr),
+    /// Where it may be sent to: all paths that it has shown.
+    shown: BTreeSet<(u8, SocketAddr)>,
     opener: Opener,
     sealer: Sealer,
     /// What it sends: the right to, and the newest number.
@@ -71,11 +73,7 @@ pub(crate) struct Making {
 
 impl Client {
     /// `number` makes the keys, which no two clients have.
-    pub(crate) fn new(
-        number: u32,
-        address: SocketAddr,
-        transport: Transport,
-    ) -> Option<(Self, KeyingMaterial)> {
+    pub(crate) fn new(number: u32, path: (Transport, SocketAddr)) -> Option<(Self, KeyingMaterial)> {
         let profile = *PROFILES.get(number as usize % PROFILES.len())?;
         let mut exported = number.to_be_bytes().repeat(32);
         exported.truncate(profile.keying_material_bytes());
@@ -86,8 +84,8 @@ impl Client {
             extensions.set(id, kind);
         }
         let client = Self {
-            address,
-            transport,
+            path,
+            shown: BTreeSet::from([place(path)]),
             opener,
             sealer,
             sending: BTreeMap::new(),
@@ -110,12 +108,27 @@ impl Client {
         self.rtp_received
     }
 
-    /// Takes a datagram of RTP or RTCP. It must be authentic, and under an index that was never used before.
-    pub(crate) fn receive(&mut self, now: Instant, datagram: &[u8]) {
+    /// It can be reached on another path; if it `moves`, it sends from there.
+    pub(crate) fn show(&mut self, path: (Transport, SocketAddr), moves: bool) {
+        self.shown.insert(place(path));
+        if moves {
+            self.path = path;
+        }
+    }
+
+    pub(crate) fn is_reached(&self, transport: Transport, address: SocketAddr) -> bool {
+        self.shown.contains(&place((transport, address)))
+    }
+
+    /// Takes a datagram of RTP or RTCP. False if it is not authentic; if it is, its index must never have been used
+    /// before.
+    pub(crate) fn receive(&mut self, now: Instant, datagram: &[u8]) -> bool {
         let mut datagram = datagram.to_vec();
         if matches!(datagram.get(1), Some(192..=223)) {
-            let Ok(opened) = self.opener.open_rtcp(&mut datagram) else {
-                panic!("RTCP that cannot be opened")
+            let opened = match self.opener.open_rtcp(&mut datagram) {
+                Ok(opened) => opened,
+                Err(OpenError::Authentication) => return false,
+                Err(error) => panic!("RTCP that cannot be opened: {error}"),
             };
             assert!(self.rtcp_index_last.is_none_or(|last| opened.index > last), "an SRTCP index again");
             self.rtcp_index_last = Some(opened.index);
@@ -126,10 +139,11 @@ impl Client {
                     Err(error) => panic!("malformed RTCP: {error}"),
                 }
             }
-            return;
+            return true;
         }
         let opened = match self.opener.open_rtp(&mut datagram) {
             Ok(opened) => opened,
+            Err(OpenError::Authentication) => return false,
             Err(error) => panic!("RTP that cannot be opened: {error}"),
         };
         self.rtp_received += 1;
@@ -141,6 +155,7 @@ impl Client {
         {
             self.arrivals.on_packet(now, number);
         }
+        true
     }
 
     /// Seals an RTP packet under the number that is nearest to what its source sent last. None if it is no RTP packet,
@@ -284,6 +299,11 @@ impl Client {
         let bytes = writer.bytes();
         self.seal_rtcp(buffer.get(..bytes)?)
     }
+}
+
+/// A path as a set holds it.
+fn place((transport, address): (Transport, SocketAddr)) -> (u8, SocketAddr) {
+    (u8::from(transport == Transport::Tcp), address)
 }
 
 /// SSRC, payload type and how payloads begin.

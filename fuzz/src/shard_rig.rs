@@ -15,7 +15,10 @@ use zynk_sfu_core::{
     Certificate, Input, Output, RelayBatch, Shard, ShardConfig, ShardIndex, Transport, fuzzing,
 };
 
-use crate::shard_client::Client;
+use crate::{
+    shard_client::Client,
+    stun::{Nomination, binding_request},
+};
 
 /// Outputs of one input: more than this is a shard that never rests.
 const OUTPUTS_MAX: usize = 16_384;
@@ -36,13 +39,15 @@ pub(crate) struct Side {
     pub(crate) wire: VecDeque<RelayBatch>,
     /// When it wants to be called.
     wake_at: Instant,
+    /// It was given something since its outputs were taken.
+    fed: bool,
 }
 
 pub(crate) struct Rig {
     pub(crate) sides: Vec<Side>,
     now: Instant,
-    /// The last answer or offer, to take credentials from.
-    pub(crate) description: Option<String>,
+    /// User fragment and password that each connection was told last.
+    credentials: BTreeMap<ConnectionId, (String, String)>,
     /// The last offer of the SFU to each connection.
     offers: BTreeMap<ConnectionId, (u32, String)>,
     clients: BTreeMap<ConnectionId, Client>,
@@ -73,12 +78,12 @@ impl Rig {
                 seed: 7,
             };
             let Ok(shard) = Shard::new(config, *START) else { panic!("no shard") };
-            Side { shard, wire: VecDeque::new(), wake_at: *START }
+            Side { shard, wire: VecDeque::new(), wake_at: *START, fed: false }
         };
         Self {
             sides: (0..shards).map(side).collect(),
             now: *START,
-            description: None,
+            credentials: BTreeMap::new(),
             offers: BTreeMap::new(),
             clients: BTreeMap::new(),
             clients_made: 0,
@@ -92,6 +97,7 @@ impl Rig {
     pub(crate) fn input(&mut self, side: usize, input: Input<'_>) -> usize {
         let now = self.now;
         let Some(this) = self.sides.get_mut(side) else { return 0 };
+        this.fed = true;
         this.shard.handle_input(now, input);
         if self.holds_back { 0 } else { self.drain(side) }
     }
@@ -110,21 +116,28 @@ impl Rig {
                         if matches!(datagram.first(), Some(128..=191)) {
                             assert!(datagram.len() <= MEDIA_BYTES_MAX, "{} octets of media", datagram.len());
                             let mut clients = self.clients.values_mut();
-                            let client =
-                                clients.find(|client| (client.transport, client.address) == (way, to));
-                            let Some(client) = client else { panic!("media to nobody") };
-                            client.receive(now, datagram);
+                            let opened = clients
+                                .any(|client| client.is_reached(way, to) && client.receive(now, datagram));
+                            assert!(opened, "media that nobody can open");
                         }
                     }
                 }
-                Output::Event { event, .. } => match event {
-                    NodeEvent::Answer { sdp, .. } => self.description = Some(sdp),
-                    NodeEvent::Offer { connection, offer_id, sdp, .. } => {
-                        self.description = Some(sdp.clone());
-                        self.offers.insert(connection, (offer_id, sdp));
-                    }
-                    _ => {}
-                },
+                Output::Event { event, .. } => {
+                    let (connection, sdp) = match event {
+                        NodeEvent::Answer { connection, sdp, .. } => (connection, sdp),
+                        NodeEvent::Offer { connection, offer_id, sdp, .. } => {
+                            self.offers.insert(connection, (offer_id, sdp.clone()));
+                            (connection, sdp)
+                        }
+                        _ => continue,
+                    };
+                    let value = |name: &str| {
+                        let (_, rest) = sdp.split_once(name)?;
+                        rest.split("\r\n").next().map(str::to_owned)
+                    };
+                    let credentials = value("a=ice-ufrag:").zip(value("a=ice-pwd:"));
+                    self.credentials.extend(credentials.map(|credentials| (connection, credentials)));
+                }
                 Output::Relay { to, batch } => {
                     assert!(!batch.is_empty(), "a batch that says nothing");
                     // Batches for a shard that is not there go nowhere.
@@ -136,6 +149,7 @@ impl Rig {
                     assert!(at >= now, "a time that is over");
                     assert_eq!(this.shard.stats().sessions_panicked, 0, "a session panicked");
                     this.wake_at = at;
+                    this.fed = false;
                     if this.wire.len() > BATCHES_MAX {
                         self.join(side);
                     }
@@ -144,6 +158,11 @@ impl Rig {
             }
         }
         panic!("more than {OUTPUTS_MAX} outputs of one input");
+    }
+
+    /// Whether outputs of some shard were not taken yet.
+    pub(crate) fn owes_output(&self) -> bool {
+        self.sides.iter().any(|side| side.fed)
     }
 
     pub(crate) fn drain_all(&mut self) {
@@ -170,6 +189,28 @@ impl Rig {
         );
     }
 
+    /// User fragment and password of our side of a connection.
+    pub(crate) fn credentials_of(&self, id: u64) -> Option<(String, String)> {
+        self.credentials.get(&ConnectionId(id)).cloned()
+    }
+
+    /// A client shows a path, with a binding request that nominates it or not. If it `moves`, it sends from there from
+    /// now on.
+    pub(crate) fn show_path(
+        &mut self,
+        side: usize,
+        id: u64,
+        (transport, port): (Transport, u16),
+        (bits, attributes): (u8, &[u8]),
+    ) {
+        let Some(credentials) = self.credentials_of(id) else { return };
+        if let Some(client) = self.clients.get_mut(&ConnectionId(id)) {
+            client.show((transport, remote(port)), bits & 2 != 0);
+        }
+        let request = binding_request(&credentials, Nomination::of(bits), attributes);
+        self.datagram(side, transport, port, &request);
+    }
+
     /// The last offer of the SFU to a connection.
     pub(crate) fn offer_to(&self, id: u64) -> Option<(u32, String)> {
         self.offers.get(&ConnectionId(id)).cloned()
@@ -179,7 +220,7 @@ impl Rig {
     pub(crate) fn connect(&mut self, side: usize, id: u64, transport: Transport) {
         self.drain_all();
         let remote = remote(40_000 + id as u16);
-        let Some((client, material)) = Client::new(self.clients_made, remote, transport) else {
+        let Some((client, material)) = Client::new(self.clients_made, (transport, remote)) else {
             panic!("no keys")
         };
         let Some(this) = self.sides.get_mut(side) else { return };
@@ -205,9 +246,9 @@ impl Rig {
     ) {
         let now = self.now;
         let Some(client) = self.clients.get_mut(&ConnectionId(id)) else { return };
-        let (transport, port) = (client.transport, client.address.port());
         if let Some(packet) = make(client, now) {
-            self.datagram(side, transport, port, &packet);
+            let (transport, address) = client.path;
+            self.datagram(side, transport, address.port(), &packet);
         }
     }
 

@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 
 use zynk_fuzz::{ShardReach, shard_operations, shard_reach};
 
+const PATH: u8 = 17;
+const TCP_CLOSED: u8 = 18;
 const CALL: u8 = 20;
 const CONNECT: u8 = 21;
 const RAW_RTP: u8 = 22;
@@ -61,6 +63,13 @@ impl Seed {
     fn rtcp(self, connection: u8, kind: u8, arguments: [u8; 2]) -> Self {
         let mut seed = self.op(RTCP, connection, kind);
         seed.0.extend(arguments);
+        seed
+    }
+
+    /// A binding request of a connection from a port, which nominates the path, and from where it sends from then on.
+    fn path(self, connection: u8, port: u8, tcp: bool) -> Self {
+        let mut seed = self.op(PATH, port << 4 | u8::from(tcp) << 3 | connection, 0);
+        seed.0.push(0xf3);
         seed
     }
 
@@ -140,8 +149,26 @@ fn seeds() -> Vec<(&'static str, Seed)> {
     let vp8 = [0x80, 96, 0, 9, 0, 0, 0, 0, 0, 0, 3, 0xe9, 0x10, 0, 0, 0, 0x9d, 1, 0x2a];
     let report = [0x80, 201, 0, 1, 0, 0, 0, 7, 0x81, 206, 0, 2, 0, 0, 0, 7, 0, 0, 0, 9];
     let raw = call(0).octets(RAW_RTP, 0, &vp8).octets(RAW_RTCP, 2, &report).rtcp(0, 5, [0, 9]).wait();
+    let roaming = call(0)
+        .rtp(VP8, KEYFRAME, &[4; 40])
+        .wait()
+        .path(2, 9, false)
+        .path(1, 1, false)
+        .rtcp(2, 2, [0, 3])
+        .rtp(VP8, 0, &[4; 40])
+        .wait()
+        .path(0, 10, true)
+        .path(2, 11, true)
+        .rtp(VP8, 0, &[4; 40])
+        .wait()
+        .op(TCP_CLOSED, 11 << 4 | 2, 0)
+        .rtp(VP8, 0, &[4; 40])
+        .path(2, 2, false)
+        .rtp(VP8, 0, &[4; 40])
+        .wait();
     vec![
         ("call", both),
+        ("roaming", roaming),
         ("repaired", repaired),
         ("gaps", gaps),
         ("simulcast", simulcast),
