@@ -11,14 +11,16 @@
 mod payload_descriptors;
 mod rtcp;
 mod rtp;
+mod shard_client;
 mod shard_operations;
 mod shard_rig;
+mod shard_sdp;
 mod srtp;
 mod stun;
 
 pub use payload_descriptors::payload_descriptors;
 pub use rtcp::rtcp;
 pub use rtp::rtp;
-pub use shard_operations::shard_operations;
+pub use shard_operations::{ShardReach, shard_operations, shard_reach};
 pub use srtp::srtp;
 pub use stun::stun;

@@ -155,6 +155,28 @@ fn cores_depend_on_no_runtime_and_no_socket() {
     assert!(violations.is_empty(), "{violations:#?}");
 }
 
+/// With it connections come up without a handshake. Nothing that is shipped may be built with it.
+#[test]
+fn test_keys_are_for_fuzzing_alone() {
+    let metadata = metadata();
+    let mut asking = Vec::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let has_it = dependency["name"] == "zynk-fuzz";
+            if has_it || dependency["features"].to_string().contains("test-keys") {
+                asking.push(name);
+            }
+        }
+        if name == "zynk-sfu-core" {
+            assert!(!package["features"]["test-keys"].is_null(), "the feature is there");
+        }
+        let enables = package["features"].as_object().unwrap().values();
+        asking.extend(enables.filter(|what| what.to_string().contains("test-keys")).map(|_| name));
+    }
+    assert_eq!(asking, ["zynk-fuzz"]);
+}
+
 #[test]
 fn str0m_is_named_in_one_module_of_a_crate() {
     let mut violations = Vec::new();

@@ -455,11 +455,18 @@ impl Connection {
     }
 }
 
+#[cfg(any(test, feature = "test-keys"))]
+impl Connection {
+    /// Says that ICE and DTLS are up.
+    pub(crate) fn pretend_connected(&mut self) {
+        self.connected = true;
+    }
+}
+
 #[cfg(test)]
 impl Connection {
-    /// Says that ICE and DTLS are up; `faulty` makes [`Self::fail_if_faulty`] panic.
-    pub(crate) fn pretend_connected(&mut self, faulty: bool) {
-        self.connected = true;
+    /// Has [`Self::fail_if_faulty`] panic, or not any more.
+    pub(crate) fn set_faulty(&mut self, faulty: bool) {
         self.faulty = faulty;
     }
 

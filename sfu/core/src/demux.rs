@@ -212,6 +212,11 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         }
     }
 
+    #[cfg(feature = "test-keys")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ufrags.is_empty() && self.addresses.is_empty() && self.by_key.is_empty()
+    }
+
     /// Forgets a connection.
     pub(crate) fn remove(&mut self, key: K) {
         let Some(routes) = self.by_key.remove(&key) else { return };

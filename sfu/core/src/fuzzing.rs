@@ -1,6 +1,12 @@
 //! Thin wrappers for the fuzz targets around parsers that are not public. Not an interface.
 
 use crate::{connection::red_primary, dependency_descriptor, vp8, vp9};
+#[cfg(feature = "test-keys")]
+use {
+    crate::{Shard, Transport, connection::Path, media::srtp::KeyingMaterial},
+    std::net::SocketAddr,
+    zynk_protocol::ConnectionId,
+};
 
 /// VP8's payload descriptor: read, and its own numbers written back.
 pub fn vp8(payload: &[u8]) {
@@ -42,4 +48,22 @@ pub fn dependency_descriptors(descriptors: &[&[u8]]) {
             }
         }
     }
+}
+
+/// Has a connection come up without a handshake, over the path whose ends are ours and theirs. False if there is none of
+/// that id, or it is up.
+#[cfg(feature = "test-keys")]
+pub fn connect(
+    shard: &mut Shard,
+    id: ConnectionId,
+    (transport, local, remote): (Transport, SocketAddr, SocketAddr),
+    material: KeyingMaterial,
+) -> bool {
+    shard.connect(id, Path { transport, local, remote }, material)
+}
+
+/// The tables of a shard in which something is left.
+#[cfg(feature = "test-keys")]
+pub fn leftovers(shard: &Shard) -> Vec<&'static str> {
+    shard.leftovers()
 }

@@ -17,6 +17,8 @@ mod forward;
 mod media;
 mod negotiate;
 mod outbox;
+#[cfg(any(test, feature = "test-keys"))]
+mod pretended;
 mod relay;
 mod reports;
 mod timers;

@@ -128,7 +128,10 @@ impl Relay {
     pub(super) fn spread(&self, room: &RoomSid) -> Option<&Spread> {
         self.rooms.get(room)
     }
+}
 
+#[cfg(any(test, feature = "test-keys"))]
+impl Relay {
     /// Whether nothing is remembered.
     pub(super) fn is_empty(&self) -> bool {
         self.rooms.is_empty() && self.asked.is_empty() && self.links.is_empty() && self.outgoing.is_empty()

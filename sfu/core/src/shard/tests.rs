@@ -10,7 +10,6 @@ use zynk_protocol::{
 use super::*;
 use crate::{
     Certificate, RelayBatch, ShardIndex,
-    connection::SessionKeys,
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
 
@@ -114,16 +113,9 @@ impl Rig {
     /// As if ICE and DTLS were up; `faulty` makes its session panic when it is to forward something.
     fn pretend_connected(&mut self, id: ConnectionId, faulty: bool) {
         let key = self.shard.by_id[&id];
-        let endpoint = &mut self.shard.endpoints[key.0];
-        endpoint.connection.pretend_connected(faulty);
-        if endpoint.media.protection.is_none() {
-            let keys = SessionKeys { material: keying_material(id), role: DtlsRole::Server };
-            endpoint.media.set_keys(&keys).unwrap();
-            let (local, remote) = (SERVER.into(), address(id));
-            endpoint.media.nominate(self.now, Path { transport: Transport::Udp, local, remote }, 1);
-            self.shard.demux.add_address(self.now, Transport::Udp, remote, key, |_| true);
-        }
-        self.shard.open_streams(key);
+        let path = Path { transport: Transport::Udp, local: SERVER.into(), remote: address(id) };
+        self.shard.pretend_connected(key, path, keying_material(id)).unwrap();
+        self.shard.endpoints[key.0].connection.set_faulty(faulty);
     }
 
     fn subscribe(&mut self, connection: ConnectionId, track: &str) {
