@@ -25,6 +25,8 @@ use crate::shard_sdp::{AV1, EXTENSIONS, H264, OPUS, RED, RIDS, SIMULCAST_SOURCE,
 const PROFILES: [Profile; 3] = [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm, Profile::Aes128CmHmacSha1_80];
 /// Octets of a compound that is sent at most.
 const RTCP_BYTES_MAX: usize = 1200;
+/// Of header extensions that are made here: a descriptor of up to 127, and a few short ones.
+const EXTENSION_BYTES_MAX: usize = 256;
 /// The source of the client's reports.
 const REPORTER: u32 = 7;
 
@@ -207,8 +209,7 @@ impl Client {
             rid.and_then(|_| element(ExtensionKind::Mid, b"1")),
             rid.and_then(|rid| element(ExtensionKind::Rid, rid.as_bytes())),
             element(ExtensionKind::AudioLevel, &level).filter(|_| ssrc == 1000),
-            element(ExtensionKind::DependencyDescriptor, described)
-                .filter(|element| !described.is_empty() && element.fits_one_byte()),
+            element(ExtensionKind::DependencyDescriptor, described).filter(|_| !described.is_empty()),
         ]
         .into_iter()
         .flatten()
@@ -222,7 +223,7 @@ impl Client {
             extended: true,
             padded: flags & 64 != 0,
         };
-        let mut block = [0; 64];
+        let mut block = [0; EXTENSION_BYTES_MAX];
         let block_bytes = write_elements(&mut block, &elements).ok()?;
         let mut packet = fields.to_octets().to_vec();
         debug_assert_eq!(packet.len(), FIXED_HEADER_BYTES);

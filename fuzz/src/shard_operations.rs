@@ -131,14 +131,15 @@ fn side_of(connection: u64) -> usize {
     connection as usize % SIDES
 }
 
+/// The lowest two bits name the track.
 fn settings(bits: u8) -> SubscriptionSettings {
-    let quality = match bits >> 1 & 3 {
+    let quality = match bits >> 3 & 3 {
         0 => TrackQuality::Low,
         1 => TrackQuality::Medium,
         _ => TrackQuality::High,
     };
-    let size = (bits & 8 != 0).then_some((u32::from(bits) * 8, u32::from(bits)));
-    SubscriptionSettings { paused: bits & 1 != 0, quality, size, fps: u32::from(bits >> 4) }
+    let size = (bits & 32 != 0).then_some((u32::from(bits) * 8, u32::from(bits)));
+    SubscriptionSettings { paused: bits & 4 != 0, quality, size, fps: u32::from(bits >> 6) }
 }
 
 fn expected(connection: ConnectionId, bits: u8) -> NodeAction {
@@ -172,7 +173,7 @@ fn subscribe(connection: ConnectionId, bits: u8) -> NodeAction {
         connection,
         track: track(bits),
         stream_id: String::from("PA_x|TR_x"),
-        settings: settings(bits & !1),
+        settings: settings(bits & !4),
     })
 }
 
@@ -205,7 +206,7 @@ fn call(rig: &mut Rig, room: &RoomSid, bits: u8) {
         let (connection, side) = (ConnectionId(id), side_of(id));
         let role = if bits & 16 == 0 { ConnectionRole::Single } else { ConnectionRole::Subscriber };
         rig.open(side, room, id, role, bits & 32 != 0);
-        for bits in [0, 1 | 4] {
+        for bits in [0, 1 | 2 << 3] {
             rig.command(side, room, subscribe(connection, bits));
         }
         rig.settle();

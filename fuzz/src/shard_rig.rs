@@ -22,8 +22,9 @@ use crate::{
 
 /// Outputs of one input: more than this is a shard that never rests.
 const OUTPUTS_MAX: usize = 16_384;
-/// Calls that a shard may want at one and the same time.
-const CALLS_AT_ONCE_MAX: u32 = 64;
+/// Calls that shards may want in no time, and as many more as there are milliseconds: what they have to do at once is
+/// spread over several turns.
+const CALLS_MAX: u128 = 64;
 /// Batches between two shards; a link that is full drops media and joins the rest.
 const BATCHES_MAX: usize = 64;
 /// Octets of a packet that is sent at most: a received one of 1500, and what a header adds to it.
@@ -279,8 +280,8 @@ impl Rig {
             sides.map(|(side, this)| (this.wake_at, side)).min().filter(|(at, _)| *at <= end)
         };
         while let Some((at, side)) = wake(self) {
-            calls = if at > self.now { 0 } else { calls + 1 };
-            assert!(calls <= CALLS_AT_ONCE_MAX, "a shard wants to be called without end");
+            calls += 1;
+            assert!(calls <= CALLS_MAX + by.as_millis(), "{calls} calls in {by:?}");
             self.now = at.max(self.now);
             self.input(side, Input::Timeout);
         }
