@@ -31,6 +31,7 @@ mod http;
 mod join;
 mod metrics;
 mod other_services;
+mod packed_text;
 mod placement;
 mod responses;
 mod room;

@@ -33,6 +33,7 @@ use zynk_protocol::{
 use crate::{
     directory::{Directory, SessionHandle},
     join::JoinParams,
+    packed_text::PackedText,
     responses::ResponseReceiver,
     sdp_fragment::{SdpFragment, ice_ufrag, restart_offer},
     whip_problem::Problem,
@@ -147,7 +148,7 @@ impl StreamSessions {
             responses: handle.responses,
             commands: receiver,
             client_ufrag: ice_ufrag(&offer).map(str::to_owned),
-            offer,
+            offer: PackedText::new(&offer),
             offer_id: FIRST_OFFER_ID,
             etag: etag.clone(),
         };
@@ -206,8 +207,8 @@ struct StreamTask {
     requests: mpsc::Sender<Box<SignalRequest>>,
     responses: ResponseReceiver,
     commands: mpsc::Receiver<Box<Command>>,
-    /// The client's description, with the credentials of its present ICE session.
-    offer: String,
+    /// The client's description, with the credentials of its present ICE session; needed if it restarts that.
+    offer: PackedText,
     client_ufrag: Option<String>,
     offer_id: u32,
     etag: String,
@@ -279,7 +280,7 @@ impl StreamTask {
     }
 
     async fn restart(&mut self, fragment: &SdpFragment) -> Result<Patched, Problem> {
-        let offer = restart_offer(&self.offer, fragment).ok_or_else(|| {
+        let offer = restart_offer(&self.offer.unpack(), fragment).ok_or_else(|| {
             Problem::bad_request("ice_credentials_missing", "an ICE restart needs a=ice-ufrag and a=ice-pwd")
         })?;
         self.offer_id = self.offer_id.wrapping_add(1).max(1);
@@ -293,7 +294,7 @@ impl StreamTask {
         let answer = await_answer(&mut self.responses, self.offer_id).await?;
         let etag = etag_of(&answer)?;
         let fragment_text = SdpFragment::describing(&answer).ok_or_else(incomplete_answer)?;
-        self.offer = offer;
+        self.offer = PackedText::new(&offer);
         self.client_ufrag.clone_from(&fragment.ufrag);
         self.etag.clone_from(&etag);
         Ok(Patched::Restarted { etag, fragment: fragment_text })

@@ -115,12 +115,12 @@ pub(crate) struct Section {
     /// The track that the client sends here.
     pub(crate) track: Option<TrackKey>,
     /// What that track was announced with.
-    pub(crate) announced: Option<ExpectedTrack>,
+    pub(crate) announced: Option<Box<ExpectedTrack>>,
     /// The subscription that we send here.
     pub(crate) subscription: Option<SubscriptionKey>,
     /// Where its outgoing numbers stopped, while no subscription carries them on. A section keeps its SSRC, and
     /// a receiver drops packets whose numbers go back (RFC 3711, section 3.3.2).
-    pub(crate) rewriter: Option<Rewriter>,
+    pub(crate) rewriter: Option<Box<Rewriter>>,
     /// Both sides agreed that it carries nothing to the client: it can be given to another track.
     pub(crate) reusable: bool,
     /// What we send here, once it is negotiated and there are keys.

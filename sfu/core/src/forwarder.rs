@@ -120,11 +120,11 @@ impl Subscription {
 
     /// Puts the subscription on a section, whose numbers it goes on with. `serial` is a new one: what still waits to be
     /// sent has numbers of another section.
-    pub(crate) fn assign(&mut self, mid: Mid, section: usize, rewriter: Rewriter, serial: u32) {
+    pub(crate) fn assign(&mut self, mid: Mid, section: usize, rewriter: Box<Rewriter>, serial: u32) {
         self.mid = Some(mid);
         self.section = section;
         self.serial = serial;
-        self.forwarder.sources = Default::default();
+        self.forwarder.sources.clear();
         self.forwarder.rewriter = Some(rewriter);
         self.unsettle();
     }
@@ -137,7 +137,7 @@ impl Subscription {
     }
 
     /// Takes the subscription off its section, and returns what the section's next one needs.
-    pub(crate) fn take_off(&mut self) -> Option<Rewriter> {
+    pub(crate) fn take_off(&mut self) -> Option<Box<Rewriter>> {
         self.mid = None;
         self.unsettle();
         self.forwarder.rewriter.take()
@@ -200,8 +200,7 @@ impl Subscription {
         let treatment = Treatment::from_tag(queued.tag);
         let rewriter = self.forwarder.rewriter.as_ref()?;
         let offsets = rewriter.offsets(treatment.epoch)?;
-        let source = self.forwarder.sources.get(treatment.epoch.place()).copied().flatten()?;
-        let source = Some(source).filter(|source| source.epoch == treatment.epoch)?;
+        let source = self.forwarder.source(treatment.epoch)?;
         let track = tracks.get(source.track.0).filter(|track| track.serial == source.track_serial)?;
         let encoding = track.encodings.get(source.encoding)?;
         let stored = if again {
@@ -272,8 +271,8 @@ impl Subscription {
     pub(crate) fn running_source(&self) -> Option<RunningSource> {
         let rewriter = self.forwarder.rewriter.as_ref()?;
         let epoch = rewriter.epoch();
-        let source = self.forwarder.sources.get(epoch.place()).copied().flatten()?;
-        let offsets = rewriter.offsets(epoch).filter(|_| source.epoch == epoch)?;
+        let source = self.forwarder.source(epoch)?;
+        let offsets = rewriter.offsets(epoch)?;
         Some(RunningSource {
             track: source.track,
             encoding: source.encoding,
@@ -339,10 +338,10 @@ struct Forwarder {
     selector: Selector,
     layers: LayerSelector,
     /// The section's, as long as there is one.
-    rewriter: Option<Rewriter>,
+    rewriter: Option<Box<Rewriter>>,
     output: Option<OutputFormat>,
-    /// Where the rewriter's sources come from, by [`Epoch::place`].
-    sources: [Option<EpochSource>; EPOCHS_MAX],
+    /// Where the rewriter's last sources come from, at most [`EPOCHS_MAX`]: most streams have one or two all their life.
+    sources: Vec<EpochSource>,
 }
 
 /// Where a source's packets are, and how they go out.
@@ -397,6 +396,12 @@ impl Forwarder {
     fn restart(&mut self) {
         self.selector.reset();
         self.switch();
+    }
+
+    /// The newest are found first.
+    #[inline]
+    fn source(&self, epoch: Epoch) -> Option<EpochSource> {
+        self.sources.iter().rfind(|source| source.epoch == epoch).copied()
     }
 
     fn switch(&mut self) {
@@ -463,10 +468,12 @@ impl Forwarder {
         let Some(rewriter) = self.rewriter.as_mut() else { return Some(None) };
         let Some(Rewritten { sequence, .. }) = rewriter.rewrite(now, packet) else { return Some(None) };
         let epoch = rewriter.epoch();
-        if let Some(place) = self.sources.get_mut(epoch.place())
-            && place.is_none_or(|source| source.epoch != epoch || source.output != output)
-        {
-            *place = Some(EpochSource { epoch, track, track_serial, encoding, output });
+        if self.sources.last().is_none_or(|source| source.epoch != epoch || source.output != output) {
+            self.sources.retain(|source| source.epoch != epoch);
+            if self.sources.len() >= EPOCHS_MAX {
+                self.sources.remove(0);
+            }
+            self.sources.push(EpochSource { epoch, track, track_serial, encoding, output });
         }
         // Only what a descriptor can be made to say.
         let announce = announce.filter(|_| packet.has_targets);

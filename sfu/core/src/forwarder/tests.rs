@@ -76,7 +76,7 @@ struct Subscriber {
 
 impl Subscriber {
     fn new() -> Self {
-        let rewriter = Some(Rewriter::new(&mut Pcg64Mcg::seed_from_u64(1)));
+        let rewriter = Some(Box::new(Rewriter::new(&mut Pcg64Mcg::seed_from_u64(1))));
         let forwarder = Forwarder { rewriter, ..Forwarder::default() };
         Self {
             forwarder,

@@ -183,7 +183,7 @@ impl Shard {
         }));
         section.track = Some(track);
         let sid = announced.track.clone();
-        section.announced = Some(announced);
+        section.announced = Some(Box::new(announced));
         match primary {
             Some(primary) => self.add_backup(primary, track),
             None => drop(self.by_sid.insert(sid, track)),
@@ -278,7 +278,8 @@ impl Shard {
             let Some(index) = endpoint.sections.iter().position(may_send) else { continue };
             let Some(section) = endpoint.sections.get_mut(index) else { continue };
             section.subscription = Some(subscription_key);
-            let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
+            let rewriter =
+                section.rewriter.take().unwrap_or_else(|| Box::new(Rewriter::new(&mut self.random)));
             let mid = section.mid;
             let serial = self.draw_serial();
             if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
@@ -366,7 +367,8 @@ impl Shard {
                 section.subscription = Some(subscription);
                 section.reusable = false;
                 changes.directions.push((section.mid, true));
-                let rewriter = section.rewriter.take().unwrap_or_else(|| Rewriter::new(&mut self.random));
+                let rewriter =
+                    section.rewriter.take().unwrap_or_else(|| Box::new(Rewriter::new(&mut self.random)));
                 self.next_serial = self.next_serial.wrapping_add(1);
                 if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
                     subscription.assign(section.mid, index, rewriter, self.next_serial);
@@ -395,7 +397,8 @@ impl Shard {
             endpoint.sections.push(section);
             self.next_serial = self.next_serial.wrapping_add(1);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                subscription.assign(*mid, index, Rewriter::new(&mut self.random), self.next_serial);
+                let rewriter = Box::new(Rewriter::new(&mut self.random));
+                subscription.assign(*mid, index, rewriter, self.next_serial);
             }
         }
         endpoint.negotiation.last_offer_id += 1;
