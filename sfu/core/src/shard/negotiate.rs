@@ -151,8 +151,9 @@ impl Shard {
         if announced.backup.is_some() != primary.is_some() {
             return None; // a second codec of nothing, or a track that there is
         }
-        if let Some(relayed) = before.filter(|track| publisher_of(track).is_none()) {
-            self.stop_track(relayed, None);
+        // From another shard, or from another connection here: one id is one track.
+        if let Some(previous) = before.filter(|_| primary.is_none()) {
+            self.stop_track(previous, None);
         }
         let serial = self.draw_serial();
         let endpoint = self.endpoints.get_mut(key.0)?;

@@ -189,3 +189,22 @@ fn a_viewer_is_moved_once_however_many_packets_it_cannot_decode() {
     assert_eq!(rig.outcomes(BOB), [None]);
     assert_eq!(rig.source(BOB), None);
 }
+
+#[test]
+fn a_track_that_another_connection_publishes_too_is_the_later_one_and_leaves_nothing() {
+    let mut rig = Rig::new();
+    for publisher in [BOB, ALICE] {
+        rig.open(publisher, ConnectionRole::Publisher, false);
+        rig.expect(publisher, TRACK, MediaKind::Video, "camera");
+        rig.offer(publisher, 5, &[FIRST]);
+        assert_eq!(rig.shard.stats().tracks, 1);
+    }
+    rig.expect_backup(BackupUse::WhereNeeded);
+    rig.offer(ALICE, 6, &[FIRST, SECOND]);
+    rig.viewer(CAROL, true);
+    rig.command(NodeAction::CloseConnection { connection: BOB });
+    assert_eq!(rig.shard.stats().tracks, 2);
+    assert!(rig.source(CAROL).is_some(), "Alice's goes on");
+    rig.command(NodeAction::CloseConnection { connection: ALICE });
+    assert!(rig.shard.tracks.is_empty() && rig.shard.by_sid.is_empty());
+}
