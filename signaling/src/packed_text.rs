@@ -7,7 +7,7 @@ use std::{
 
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 
-/// A text, deflated (RFC 1951): a browser's description takes a third of its memory.
+/// A text, deflated (RFC 1951): descriptions say the same of many codecs.
 #[derive(Clone)]
 pub(crate) struct PackedText(Box<[u8]>);
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::Rng;
 use rustc_hash::FxHashMap;
 use zynk_protocol::{
     ConnectionId, ConnectionRole, DataKind, ExpectedTrack, MediaKind, ParticipantSid, RoomSid,
@@ -153,6 +154,11 @@ impl Section {
             allowance: KeyframeAllowance::default(),
             reported_packets: 0,
         }
+    }
+
+    /// For the section's next subscription: it goes on where the last one's numbers stopped.
+    pub(crate) fn take_rewriter(&mut self, random: &mut impl Rng) -> Box<Rewriter> {
+        self.rewriter.take().unwrap_or_else(|| Box::new(Rewriter::new(random)))
     }
 }
 

@@ -103,11 +103,24 @@ pub struct Shard {
     media_timers: TimerWheel,
     /// Working memory: what feedback said of packets, at most as many as a history has.
     feedback_reports: Vec<PacketReport>,
-    /// For [`Subscription::serial`] and [`Track::serial`].
-    next_serial: u32,
+    serials: Serials,
     started_at: Instant,
     next_tick: Instant,
     stats: ShardStats,
+}
+
+/// For [`Subscription::serial`] and [`Track::serial`].
+#[derive(Debug, Default)]
+struct Serials {
+    last: u32,
+}
+
+impl Serials {
+    /// A number that no other subscription or track of the shard has, until it wraps.
+    fn draw(&mut self) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
 }
 
 /// What connections of one room share.
@@ -190,7 +203,7 @@ impl Shard {
             negotiations: BTreeSet::new(),
             media_timers: TimerWheel::new(now),
             feedback_reports: Vec::new(),
-            next_serial: 0,
+            serials: Serials::default(),
             started_at: now,
             next_tick: now,
             stats: ShardStats::default(),
@@ -523,12 +536,6 @@ impl Shard {
             endpoint.dirty = true;
             self.dirty.push(key);
         }
-    }
-
-    /// A number that no other subscription or track of this shard has, until it wraps.
-    fn draw_serial(&mut self) -> u32 {
-        self.next_serial = self.next_serial.wrapping_add(1);
-        self.next_serial
     }
 
     fn emit(&mut self, key: EndpointKey, event: NodeEvent) {

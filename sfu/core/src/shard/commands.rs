@@ -221,7 +221,7 @@ impl Shard {
 
     fn subscribe(&mut self, subscribe: SubscribeTrack) {
         let Some(key) = self.endpoint_of(subscribe.connection) else { return };
-        let serial = self.draw_serial();
+        let serial = self.serials.draw();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         if endpoint.subscriptions.contains_key(&subscribe.track) {
             return;

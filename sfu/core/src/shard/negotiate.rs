@@ -13,7 +13,6 @@ use crate::{
     demux::draw_credentials,
     endpoint::{Endpoint, Section},
     media::receiver::{LAYERS_MAX, LayerActivity},
-    rewriter::Rewriter,
     sdp::{self, LocalSection, RemoteDescription, SECTIONS_MAX, SectionRole},
     track::{Encoding, Origin, Track},
 };
@@ -155,7 +154,7 @@ impl Shard {
         if let Some(previous) = before.filter(|_| primary.is_none()) {
             self.stop_track(previous, None);
         }
-        let serial = self.draw_serial();
+        let serial = self.serials.draw();
         let endpoint = self.endpoints.get_mut(key.0)?;
         endpoint.media.upstream.forget_section(index);
         let section = endpoint.sections.get_mut(index)?;
@@ -279,12 +278,9 @@ impl Shard {
             let Some(index) = endpoint.sections.iter().position(may_send) else { continue };
             let Some(section) = endpoint.sections.get_mut(index) else { continue };
             section.subscription = Some(subscription_key);
-            let rewriter =
-                section.rewriter.take().unwrap_or_else(|| Box::new(Rewriter::new(&mut self.random)));
-            let mid = section.mid;
-            let serial = self.draw_serial();
+            let rewriter = section.take_rewriter(&mut self.random);
             if let Some(subscription) = self.subscriptions.get_mut(subscription_key.0) {
-                subscription.assign(mid, index, rewriter, serial);
+                subscription.assign(section.mid, index, rewriter, self.serials.draw());
             }
         }
     }
@@ -368,11 +364,9 @@ impl Shard {
                 section.subscription = Some(subscription);
                 section.reusable = false;
                 changes.directions.push((section.mid, true));
-                let rewriter =
-                    section.rewriter.take().unwrap_or_else(|| Box::new(Rewriter::new(&mut self.random)));
-                self.next_serial = self.next_serial.wrapping_add(1);
+                let rewriter = section.take_rewriter(&mut self.random);
                 if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                    subscription.assign(section.mid, index, rewriter, self.next_serial);
+                    subscription.assign(section.mid, index, rewriter, self.serials.draw());
                 }
             } else if endpoint.sections.len() + changes.sections.len() < SECTIONS_MAX {
                 changes.sections.push(kind);
@@ -394,12 +388,11 @@ impl Shard {
         for (mid, (subscription, kind)) in offer.added.iter().zip(added) {
             let mut section = Section::new(mid, kind);
             section.subscription = Some(subscription);
+            let rewriter = section.take_rewriter(&mut self.random);
             let index = endpoint.sections.len();
             endpoint.sections.push(section);
-            self.next_serial = self.next_serial.wrapping_add(1);
             if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
-                let rewriter = Box::new(Rewriter::new(&mut self.random));
-                subscription.assign(*mid, index, rewriter, self.next_serial);
+                subscription.assign(*mid, index, rewriter, self.serials.draw());
             }
         }
         endpoint.negotiation.last_offer_id += 1;

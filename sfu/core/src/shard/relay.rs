@@ -345,7 +345,7 @@ impl Shard {
             self.stop_track(previous, None);
         }
         let encoding = |rid: &Option<_>| Encoding::new(relayed.kind, *rid);
-        let serial = self.draw_serial();
+        let serial = self.serials.draw();
         let key = TrackKey(self.tracks.insert(Track {
             sid: sid.clone(),
             serial,
