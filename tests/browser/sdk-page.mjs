@@ -9,6 +9,7 @@ import { AccessToken } from 'livekit-server-sdk';
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const FILES = {
   '/': ['text/html', path.join(HERE, 'sdk-page/index.html')],
+  '/data.js': ['text/javascript', path.join(HERE, 'sdk-page/data.js')],
   '/participant.js': ['text/javascript', path.join(HERE, 'sdk-page/participant.js')],
   '/livekit-client.umd.js': ['text/javascript', path.join(HERE, 'node_modules/livekit-client/dist/livekit-client.umd.js')],
 };

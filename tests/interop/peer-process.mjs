@@ -10,8 +10,8 @@ const EXIT_LIMIT_MS = 10_000;
 
 /**
  * Starts `program` of this folder (`.py` or `.mjs`). `said(predicate)` resolves with the first line
- * that fits; it rejects when the process ends without having said it. Closing its standard input
- * (`finish`) asks it to end; `finish` rejects unless it exits with 0.
+ * that fits; it rejects when the process ends without having said it. `tell` writes one line to its standard
+ * input. Closing that (`finish`) asks it to end; `finish` rejects unless it exits with 0.
  */
 export function startPeer(program, args, env = {}) {
   const interpreter = program.endsWith('.py') ? path.join(HERE, '.venv/bin/python') : process.execPath;
@@ -49,6 +49,7 @@ export function startPeer(program, args, env = {}) {
       if (heard) return Promise.resolve(heard);
       return new Promise((resolve, reject) => waiting.add({ fits, resolve, reject }));
     },
+    tell: (line) => child.stdin.write(`${JSON.stringify(line)}\n`),
     finish: async () => {
       child.stdin.end();
       const code = await within(`the end of ${name}`, exited, EXIT_LIMIT_MS);

@@ -27,6 +27,11 @@ fn livekit_python_and_node_sdks_and_chromium_exchange_audio_video_and_data() {
 }
 
 #[test]
+fn livekit_python_and_node_sdks_and_chromium_call_each_other_and_exchange_streams() {
+    Rig::start().node("interop/data.mjs", &[], LIMIT);
+}
+
+#[test]
 fn livekit_python_server_sdk_controls_a_room_and_accepts_webhooks() {
     Rig::start_with(&[WEBHOOK_SETTING]).python("interop/server_api.py", &[WEBHOOK_PORT], LIMIT);
 }

@@ -8,10 +8,12 @@ window.__zynk = { room: undefined };
 /**
  * Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec` with the layers
  * of `scalabilityMode`, and as `backupCodec` for those who do not decode that; `backupCodecPolicy` is
- * livekit-client's.
+ * livekit-client's. With `dual` it has a connection for each direction; as `old` it is, in addition, one from
+ * before calls and short data streams changed their form on the wire.
  */
-window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true }) => {
+window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false }) => {
   const room = new Room({
+    singlePeerConnection: !dual && !old,
     publishDefaults: {
       videoCodec: codec,
       scalabilityMode,
@@ -22,6 +24,8 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
     videoCaptureDefaults: { resolution: { width, height, frameRate: fps } },
   });
   window.__zynk.room = room;
+  window.exchangeData(room);
+  if (old) beOld(room);
   room.on(RoomEvent.TrackSubscribed, (track) => {
     const element = track.attach();
     // Audio that is not played is not decoded, and its energy not counted.
@@ -35,6 +39,18 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
     await room.localParticipant.enableCameraAndMicrophone();
   }
 };
+
+/** Announces client protocol 0, and takes everybody to have it. */
+function beOld(room) {
+  window.WebSocket = class extends WebSocket {
+    constructor(url, ...rest) {
+      super(url.replace(/client_protocol=\d+/, 'client_protocol=0'), ...rest);
+    }
+  };
+  room.on(RoomEvent.ParticipantConnected, (participant) => {
+    participant.clientProtocol = 0;
+  });
+}
 
 /** Sends camera and microphone through WHIP (RFC 9725), the camera as `codec`: without livekit-client. */
 window.publishWhip = async ({ endpoint, token, codec, width = 640, height = 360, fps = 20 }) => {
