@@ -57,6 +57,11 @@ fn a_viewer_goes_down_and_up_among_the_layers_of_one_av1_stream() {
     Rig::start().node("browser/layers.mjs", &["av1", "L3T3_KEY"], LIMIT);
 }
 
+#[test]
+fn a_hundred_reliable_messages_survive_resumes_of_sender_and_receiver() {
+    Rig::start().node("browser/resume.mjs", &[], LIMIT);
+}
+
 /// Firefox has no H264 encoder of its own: it downloads one.
 #[test]
 fn chromium_and_chromium_exchange_h264() {

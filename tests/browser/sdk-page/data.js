@@ -36,7 +36,7 @@ window.exchangeData = (room) => {
     const data = await new Blob(await reader.readAll()).arrayBuffer();
     await report('bytes', identity, new Uint8Array(data), reader.info.attributes.digest);
   });
-  room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => report('packet', participant.identity, payload, topic));
+  room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => report('packet', participant?.identity, payload, topic));
 };
 
 async function call(local, other, size) {
