@@ -26,6 +26,7 @@ mod participant;
 mod permission;
 mod publish;
 mod quality;
+mod rehearsal;
 mod resume;
 mod rpc;
 mod speakers;
@@ -215,6 +216,7 @@ pub struct Room {
     departed: resume::Departed,
     data: data::DataState,
     rpcs: rpc::RpcState,
+    rehearsals: rehearsal::Rehearsals,
     quality: quality::QualityState,
     room_update: updates::RoomUpdateState,
     webhooks_dropped: i32,
@@ -243,6 +245,7 @@ impl Room {
             departed: resume::Departed::default(),
             data: data::DataState::default(),
             rpcs: rpc::RpcState::default(),
+            rehearsals: rehearsal::Rehearsals::default(),
             quality: quality::QualityState::default(),
             room_update: updates::RoomUpdateState::default(),
             webhooks_dropped: 0,
@@ -304,6 +307,7 @@ impl Room {
             self.updates.deadline(),
             self.room_update.deadline(),
             self.rpcs.deadline(),
+            self.rehearsals.deadline(),
             self.quality.deadline(),
         ];
         let theirs = self.participants.values().filter_map(|participant| participant.deadline()).min();
@@ -426,6 +430,7 @@ impl Room {
         self.expire_wanted_tracks();
         self.run_dynacast();
         self.expire_rpcs();
+        self.expire_rehearsals();
         self.report_quality();
         self.flush_updates();
         self.flush_room_update();

@@ -4,7 +4,7 @@ import { until } from './deadline.mjs';
 
 /**
  * One entry for each remote track that arrives:
- * `{ identity, kind, source, codec, framesDecoded, frameWidth, freezes, freezeSeconds, audioEnergy, packets, lost }`.
+ * `{ identity, trackSid, kind, source, codec, framesDecoded, frameWidth, freezes, freezeSeconds, audioEnergy, packets, lost }`.
  */
 export function receivedTracks(page) {
   return page.evaluate(async () => {
@@ -26,6 +26,7 @@ export function receivedTracks(page) {
         });
         tracks.push({
           identity: participant.identity,
+          trackSid: publication.trackSid,
           kind: publication.kind,
           source: publication.source,
           codec,
@@ -40,6 +41,22 @@ export function receivedTracks(page) {
       }
     }
     return tracks;
+  });
+}
+
+/** Transports (`udp`, `tcp`) over which the page's connections go now. */
+export function transports(page) {
+  return page.evaluate(async () => {
+    const { publisher, subscriber } = window.__zynk.room.engine.pcManager;
+    const used = [];
+    for (const connection of [publisher, subscriber].filter(Boolean)) {
+      const report = await connection.getStats();
+      report.forEach((entry) => {
+        if (entry.type !== 'transport' || !entry.selectedCandidatePairId) return;
+        used.push(report.get(report.get(entry.selectedCandidatePairId).remoteCandidateId).protocol);
+      });
+    }
+    return used;
   });
 }
 

@@ -62,6 +62,11 @@ fn a_hundred_reliable_messages_survive_resumes_of_sender_and_receiver() {
     Rig::start().node("browser/resume.mjs", &[], LIMIT);
 }
 
+#[test]
+fn chromium_comes_back_from_each_rehearsed_failure() {
+    Rig::start().node("browser/scenarios.mjs", &[], LIMIT);
+}
+
 /// Firefox has no H264 encoder of its own: it downloads one.
 #[test]
 fn chromium_and_chromium_exchange_h264() {

@@ -2,7 +2,7 @@
 //!
 //! Some browsers encode or decode a codec badly; they are told to leave it alone.
 
-use zynk_protocol::livekit;
+use zynk_protocol::livekit::{self, ClientConfigSetting};
 
 /// The codecs of `configured` that the client may publish, video first: clients take the first entry when
 /// the codec that they want is not among them.
@@ -30,16 +30,20 @@ pub(super) fn usable(configured: &[String], client: &livekit::ClientInfo, wanted
 }
 
 /// What the client is told about itself; none when there is nothing to tell.
-pub(super) fn configuration(client: &livekit::ClientInfo) -> Option<livekit::ClientConfiguration> {
+pub(super) fn configuration(
+    client: &livekit::ClientInfo,
+    relay: ClientConfigSetting,
+) -> Option<livekit::ClientConfiguration> {
     let publish: Vec<livekit::Codec> = disabled(client)
         .iter()
         .map(|mime| livekit::Codec { mime: (*mime).to_owned(), fmtp_line: String::new() })
         .collect();
-    if publish.is_empty() {
+    if publish.is_empty() && relay == ClientConfigSetting::Unset {
         return None;
     }
-    let disabled_codecs = Some(livekit::DisabledCodecs { codecs: Vec::new(), publish });
-    Some(livekit::ClientConfiguration { disabled_codecs, ..Default::default() })
+    let disabled_codecs =
+        (!publish.is_empty()).then_some(livekit::DisabledCodecs { codecs: Vec::new(), publish });
+    Some(livekit::ClientConfiguration { disabled_codecs, force_relay: relay.into(), ..Default::default() })
 }
 
 fn is_video(mime: &str) -> bool {
@@ -101,7 +105,7 @@ mod tests {
         assert!(!names(&client("Safari", "18.4", "macOS")).contains(&"video/VP9".into()));
         assert!(!names(&client("Firefox", "140", "Linux")).contains(&"video/H264".into()));
         assert!(names(&client("Firefox", "140", "Windows")).contains(&"video/H264".into()));
-        assert!(configuration(&client("Chrome", "140", "Linux")).is_none());
+        assert!(configuration(&client("Chrome", "140", "Linux"), ClientConfigSetting::Unset).is_none());
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl Room {
             return self.outputs.push_back(RoomOutput::JoinRefused { session, error });
         }
         self.restore_texts(&mut params);
+        self.keep_to_transport(&mut params);
         // The old session goes first, so that it is told before anybody sees the new one.
         if let Some(old) = self.identities.get(&params.identity).cloned() {
             self.replace_participant(&old);
@@ -137,6 +138,7 @@ impl Room {
             replay_from: Some(self.data.next_number()),
             data_tracks: super::data_tracks::DataTracks::new(params.auto_subscribe_data_tracks),
             quality_told: BTreeMap::new(),
+            rehearsed_resume: Default::default(),
         };
         self.identities.insert(params.identity, sid.clone());
         self.sessions.insert(session, sid.clone());
@@ -162,7 +164,7 @@ impl Room {
             server_info: Some(self.server_info()),
             ice_servers: self.ice_servers(),
             subscriber_primary: participant.subscriber_primary,
-            client_configuration: codecs::configuration(&participant.client),
+            client_configuration: self.client_configuration(participant),
             ping_timeout: PING_TIMEOUT_S,
             ping_interval: PING_INTERVAL_S,
             enabled_publish_codecs: codecs::enabled(&config.room.enabled_codecs, &participant.client),
@@ -170,6 +172,13 @@ impl Room {
             ..Default::default()
         };
         self.tell(sid, signal_response::Message::Join(join));
+    }
+
+    pub(super) fn client_configuration(
+        &self,
+        participant: &Participant,
+    ) -> Option<livekit::ClientConfiguration> {
+        codecs::configuration(&participant.client, self.relay_setting(&participant.identity))
     }
 
     pub(super) fn server_info(&self) -> livekit::ServerInfo {

@@ -113,6 +113,7 @@ impl Room {
         for other in self.participants.values_mut() {
             other.quality_told.remove(&participant.sid);
         }
+        self.rehearsals.forget(&participant.sid);
         self.fail_rpcs_to(&participant.identity);
         for track in participant.subscriptions.keys() {
             self.demand_changed(track);

@@ -15,6 +15,7 @@ use super::data_tracks::DataTracks;
 use super::negotiation::Negotiation;
 use super::permission::TrackPermissions;
 use super::publish::Track;
+use super::rehearsal::RehearsedResume;
 use super::subscribe::Subscription;
 use crate::join::{ConnectionMode, SubscribeScope};
 
@@ -87,6 +88,7 @@ pub(super) struct Participant {
     /// Number of the first reliable packet that it has not been sent; none once live delivery began.
     pub(super) replay_from: Option<u64>,
     pub(super) data_tracks: DataTracks,
+    pub(super) rehearsed_resume: RehearsedResume,
     /// What it told as connection quality of others and itself last time.
     pub(super) quality_told: BTreeMap<ParticipantSid, livekit::ConnectionQuality>,
 }

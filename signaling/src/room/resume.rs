@@ -80,10 +80,14 @@ impl Room {
             self.refuse_resume(session);
             return self.remove_participant(&sid, DisconnectReason::StateMismatch, Some(Action::Reconnect));
         }
+        if self.refuses_rehearsed_resume(&sid, session) {
+            return;
+        }
+        let Some(participant) = self.participants.get_mut(&sid) else { return };
         let old = participant.session.replace(session);
         participant.close_deadline = None;
         let last_message_seq = participant.last_sequence;
-        let client_configuration = super::codecs::configuration(&participant.client);
+        let client_configuration = self.participants.get(&sid).and_then(|p| self.client_configuration(p));
         if let Some(old) = old {
             self.sessions.remove(&old);
             self.outputs.push_back(RoomOutput::CloseSession { session: old });
@@ -109,6 +113,7 @@ impl Room {
         if let Some(offer) = params.offer {
             self.handle_offer(&sid, offer);
         }
+        self.drop_rehearsed_resume(&sid);
     }
 
     fn refuse_resume(&mut self, session: SessionId) {

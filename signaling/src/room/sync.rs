@@ -1,8 +1,7 @@
-//! What a resuming client believes to be the case, and rehearsals of failures.
+//! What a resuming client believes to be the case.
 
 use zynk_protocol::livekit::leave_request::Action;
-use zynk_protocol::livekit::simulate_scenario::Scenario;
-use zynk_protocol::livekit::{self, DisconnectReason, signal_response};
+use zynk_protocol::livekit::{self, DisconnectReason};
 use zynk_protocol::{ParticipantSid, SubscriptionSettings, TrackSid};
 
 use super::Room;
@@ -33,27 +32,6 @@ impl Room {
         }
         if let Some(subscription) = state.data_subscription {
             self.handle_data_subscription(sid, subscription);
-        }
-    }
-
-    /// Scenarios that need a network or a second node are ignored, as LiveKit ignores what it cannot do.
-    pub(super) fn handle_simulate(&mut self, sid: &ParticipantSid, scenario: livekit::SimulateScenario) {
-        match scenario.scenario {
-            Some(Scenario::SpeakerUpdate(_)) => {
-                let speaker = livekit::SpeakerInfo { sid: sid.as_str().to_owned(), level: 0.9, active: true };
-                let changed = livekit::SpeakersChanged { speakers: vec![speaker] };
-                let everybody: Vec<ParticipantSid> = self.participants.keys().cloned().collect();
-                for receiver in everybody {
-                    self.tell(&receiver, signal_response::Message::SpeakersChanged(changed.clone()));
-                }
-            }
-            Some(Scenario::NodeFailure(true) | Scenario::Migration(true)) => {
-                self.remove_participant(sid, DisconnectReason::StateMismatch, None);
-            }
-            Some(Scenario::ServerLeave(true)) => {
-                self.remove_participant(sid, DisconnectReason::ServerShutdown, Some(Action::Disconnect));
-            }
-            _ => {}
         }
     }
 }

@@ -7,6 +7,7 @@ mod data;
 mod join;
 mod lifetime;
 mod publish;
+mod rehearsal;
 mod server_api;
 mod subscribe;
 mod world;

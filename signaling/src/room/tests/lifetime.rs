@@ -18,18 +18,18 @@ fn leave_as(reason: DisconnectReason) -> Request {
     Request::Leave(livekit::LeaveRequest { reason: reason.into(), ..Default::default() })
 }
 
-fn resume(world: &mut World, params: JoinParams) -> (SessionId, Vec<Response>) {
+pub(super) fn resume(world: &mut World, params: JoinParams) -> (SessionId, Vec<Response>) {
     let session = world.session();
     let params = JoinParams { resume: Some(Resume::default()), ..params };
     world.input(RoomInput::Join { session, params: Box::new(params) });
     (session, world.inbox_of(session))
 }
 
-fn at(peer: &Peer, session: SessionId) -> Peer {
+pub(super) fn at(peer: &Peer, session: SessionId) -> Peer {
     Peer { session, ..peer.clone() }
 }
 
-fn state(peer: &Peer, state: ConnectionState) -> NodeEvent {
+pub(super) fn state(peer: &Peer, state: ConnectionState) -> NodeEvent {
     NodeEvent::ConnectionState { connection: peer.primary(), state }
 }
 
@@ -492,24 +492,6 @@ fn a_resume_onto_dead_media_starts_over() {
     let [Response::Leave(left)] = &inbox[..] else { panic!("{inbox:?}") };
     assert_eq!(left.action(), Action::Reconnect);
     assert_eq!(world.room.participant_count(), 0);
-}
-
-#[test]
-fn l113_rehearsed_failures() {
-    use livekit::simulate_scenario::Scenario;
-    let simulate = |scenario| Request::Simulate(livekit::SimulateScenario { scenario: Some(scenario) });
-    let mut world = World::new();
-    let alice = world.join_active(World::params("alice"));
-    world.signal(&alice, simulate(Scenario::SpeakerUpdate(3)));
-    assert!(matches!(&world.inbox(&alice)[..], [Response::SpeakersChanged(_)]));
-    world.signal(&alice, simulate(Scenario::SubscriberBandwidth(1)));
-    assert_eq!(world.inbox(&alice), []);
-    world.signal(&alice, simulate(Scenario::ServerLeave(true)));
-    assert_eq!(world.told(&alice, leave).action(), Action::Disconnect);
-    let bob = world.join_active(World::params("bob"));
-    world.signal(&bob, simulate(Scenario::NodeFailure(true)));
-    assert_eq!(world.inbox(&bob), []);
-    assert!(world.is_closed(&bob));
 }
 
 #[test]
