@@ -7,15 +7,17 @@ import { fileURLToPath } from 'node:url';
 import { AccessToken } from 'livekit-server-sdk';
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
+const CLIENT = path.join(HERE, 'node_modules/livekit-client/dist');
 const FILES = {
   '/': ['text/html', path.join(HERE, 'sdk-page/index.html')],
   '/data.js': ['text/javascript', path.join(HERE, 'sdk-page/data.js')],
   '/participant.js': ['text/javascript', path.join(HERE, 'sdk-page/participant.js')],
-  '/livekit-client.umd.js': ['text/javascript', path.join(HERE, 'node_modules/livekit-client/dist/livekit-client.umd.js')],
+  '/livekit-client.umd.js': ['text/javascript', path.join(CLIENT, 'livekit-client.umd.js')],
+  '/livekit-client.e2ee.worker.js': ['text/javascript', path.join(CLIENT, 'livekit-client.e2ee.worker.js')],
 };
 
-/** Listens on a free port of the loopback; `url` is the page's address. */
-export async function servePage() {
+/** Listens on a free port; `url` is the page's address at `host`. */
+export async function servePage(host = 'localhost') {
   const server = http.createServer((request, response) => {
     const file = FILES[request.url.split('?')[0]];
     if (!file) {
@@ -25,9 +27,9 @@ export async function servePage() {
     response.writeHead(200, { 'content-type': file[0] });
     fs.createReadStream(file[1]).pipe(response);
   });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise((resolve) => server.listen(0, host === 'localhost' ? '127.0.0.1' : host, resolve));
   return {
-    url: `http://localhost:${server.address().port}/`,
+    url: `http://${host}:${server.address().port}/`,
     close: () => server.close(),
   };
 }

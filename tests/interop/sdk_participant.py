@@ -1,6 +1,7 @@
 """A participant on LiveKit's Python SDK, driven like `sdk-participant.mjs`.
 
-usage: sdk_participant.py IDENTITY OTHER…   (environment: ZYNK_WS, ZYNK_TOKEN)
+usage: sdk_participant.py IDENTITY OTHER…   (environment: ZYNK_WS, ZYNK_TOKEN; for encryption from end to
+end ZYNK_SECRET, and ZYNK_CODEC for another codec than VP8)
 
 Publishes a camera and a microphone and greets everybody with data packets, until standard input
 closes. Prints one JSON line for each of the others as soon as their video, their audio and both
@@ -91,14 +92,22 @@ async def main() -> None:
         if packet.participant and greeting == f"greetings from {packet.participant.identity}":
             arrivals[packet.participant.identity].data.add(packet.topic)
 
-    await room.connect(os.environ["ZYNK_WS"], os.environ["ZYNK_TOKEN"])
+    options = rtc.RoomOptions()
+    if secret := os.environ.get("ZYNK_SECRET"):
+        keys = rtc.KeyProviderOptions(shared_key=secret.encode())
+        options.encryption = rtc.E2EEOptions(key_provider_options=keys)
+    await room.connect(os.environ["ZYNK_WS"], os.environ["ZYNK_TOKEN"], options)
     video = rtc.VideoSource(WIDTH, HEIGHT)
     audio = rtc.AudioSource(SAMPLE_RATE, 1)
     camera = rtc.LocalVideoTrack.create_video_track("camera", video)
     microphone = rtc.LocalAudioTrack.create_audio_track("microphone", audio)
     tasks += [asyncio.create_task(send_video(video)), asyncio.create_task(send_audio(audio))]
     await room.local_participant.publish_track(
-        camera, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA)
+        camera,
+        rtc.TrackPublishOptions(
+            source=rtc.TrackSource.SOURCE_CAMERA,
+            video_codec=rtc.VideoCodec.Value(os.environ.get("ZYNK_CODEC", "vp8").upper()),
+        ),
     )
     await room.local_participant.publish_track(
         microphone, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)

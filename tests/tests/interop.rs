@@ -32,6 +32,21 @@ fn livekit_python_and_node_sdks_and_chromium_call_each_other_and_exchange_stream
 }
 
 #[test]
+fn chromium_and_the_python_sdk_exchange_encrypted_vp8_and_opus() {
+    Rig::start().node("interop/e2ee.mjs", &["vp8"], LIMIT);
+}
+
+#[test]
+fn chromium_and_the_python_sdk_exchange_encrypted_h264() {
+    Rig::start().node("interop/e2ee.mjs", &["h264"], LIMIT);
+}
+
+#[test]
+fn chromium_and_the_python_sdk_exchange_encrypted_vp9() {
+    Rig::start().node("interop/e2ee.mjs", &["vp9"], LIMIT);
+}
+
+#[test]
 fn livekit_python_server_sdk_controls_a_room_and_accepts_webhooks() {
     Rig::start_with(&[WEBHOOK_SETTING]).python("interop/server_api.py", &[WEBHOOK_PORT], LIMIT);
 }

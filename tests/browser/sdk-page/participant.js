@@ -1,5 +1,5 @@
 // A participant without a user interface: what a page of the test programs calls to be in a room.
-const { Room, RoomEvent, Track, VideoQuality } = window.LivekitClient;
+const { ExternalE2EEKeyProvider, Room, RoomEvent, Track, VideoQuality } = window.LivekitClient;
 
 const received = [];
 
@@ -9,11 +9,13 @@ window.__zynk = { room: undefined };
  * Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec` with the layers
  * of `scalabilityMode`, and as `backupCodec` for those who do not decode that; `backupCodecPolicy` is
  * livekit-client's. With `dual` it has a connection for each direction; as `old` it is, in addition, one from
- * before calls and short data streams changed their form on the wire.
+ * before calls and short data streams changed their form on the wire. With `secret` all that it sends is encrypted
+ * from end to end.
  */
-window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false }) => {
+window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false, secret }) => {
   const room = new Room({
     singlePeerConnection: !dual && !old,
+    encryption: secret && (await encryption(secret)),
     publishDefaults: {
       videoCodec: codec,
       scalabilityMode,
@@ -26,6 +28,7 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
   window.__zynk.room = room;
   window.exchangeData(room);
   if (old) beOld(room);
+  if (secret) await room.setE2EEEnabled(true);
   room.on(RoomEvent.TrackSubscribed, (track) => {
     const element = track.attach();
     // Audio that is not played is not decoded, and its energy not counted.
@@ -39,6 +42,12 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
     await room.localParticipant.enableCameraAndMicrophone();
   }
 };
+
+async function encryption(secret) {
+  const keyProvider = new ExternalE2EEKeyProvider();
+  await keyProvider.setKey(secret);
+  return { keyProvider, worker: new Worker('/livekit-client.e2ee.worker.js') };
+}
 
 /** Announces client protocol 0, and takes everybody to have it. */
 function beOld(room) {
