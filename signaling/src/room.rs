@@ -18,6 +18,7 @@ mod codecs;
 mod data;
 mod data_tracks;
 mod dynacast;
+mod fallback;
 mod join;
 mod leave;
 mod metadata;
@@ -95,6 +96,11 @@ pub enum RoomInput {
         /// Which.
         session: SessionId,
     },
+    /// A client has answered [`RoomOutput::ProbeSession`].
+    SessionAlive {
+        /// Which.
+        session: SessionId,
+    },
     /// The media node reports something.
     Node(NodeEvent),
     /// The media node is gone, and the media with it.
@@ -136,6 +142,11 @@ pub enum RoomOutput {
         session: SessionId,
         /// What.
         response: Box<livekit::SignalResponse>,
+    },
+    /// Ask a client for a sign of life. Answered by [`RoomInput::SessionAlive`], or not at all.
+    ProbeSession {
+        /// Which.
+        session: SessionId,
     },
     /// End a session after what it was sent before.
     CloseSession {
@@ -282,6 +293,7 @@ impl Room {
             RoomInput::Signal { session, request } => self.handle_signal(session, *request),
             RoomInput::SessionClosed { session } => self.handle_session_closed(session),
             RoomInput::SessionFaulted { session } => self.handle_session_faulted(session),
+            RoomInput::SessionAlive { session } => self.handle_session_alive(session),
             RoomInput::Node(event) => self.handle_node(event),
             RoomInput::NodeLost => self.handle_node_lost(),
             RoomInput::Timeout => {}
@@ -402,7 +414,8 @@ impl Room {
             RoomInput::Join { session, .. }
             | RoomInput::Signal { session, .. }
             | RoomInput::SessionClosed { session }
-            | RoomInput::SessionFaulted { session } => return Blame::Session(*session),
+            | RoomInput::SessionFaulted { session }
+            | RoomInput::SessionAlive { session } => return Blame::Session(*session),
             RoomInput::Admin { reply, .. } => return Blame::Caller(*reply),
             RoomInput::NodeLost | RoomInput::Timeout | RoomInput::Shutdown => return Blame::Room,
             RoomInput::Node(event) => match event {

@@ -201,7 +201,11 @@ impl RoomTask {
             }
             RoomMessage::Signal { session, request } => {
                 self.inner.metrics.requests.inc();
-                Some(RoomInput::Signal { session, request })
+                // An empty request is the answer to an empty response; what clients send is not empty.
+                Some(match request.message {
+                    None => RoomInput::SessionAlive { session },
+                    Some(_) => RoomInput::Signal { session, request },
+                })
             }
             RoomMessage::SessionClosed { session } => {
                 self.sessions.remove(&session);
@@ -288,6 +292,8 @@ impl RoomTask {
         while let Some(output) = self.room.poll_output() {
             match output {
                 RoomOutput::ToClient { session, response } => self.tell(session, response),
+                // An empty response is no client's to see: it makes the session ping.
+                RoomOutput::ProbeSession { session } => self.tell(session, Box::default()),
                 RoomOutput::CloseSession { session } => drop(self.sessions.remove(&session)),
                 RoomOutput::JoinAccepted { participant, .. } => self.joining = Some(Ok(participant)),
                 RoomOutput::JoinRefused { error, .. } => self.joining = Some(Err(error)),

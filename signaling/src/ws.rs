@@ -40,6 +40,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A socket from which nothing came for so long, not even a pong, is given up.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
 
+/// What the pings carry whose answers the room waits for.
+const PROBE: &[u8] = b"probe";
+
 /// How long a client may take to accept a message before its socket is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -284,6 +287,10 @@ impl Connection {
         let frame = match message {
             Some(Ok(Message::Binary(bytes))) => Frame::Binary(bytes),
             Some(Ok(Message::Text(text))) => Frame::Text(text.as_str().to_owned()),
+            Some(Ok(Message::Pong(payload))) if *payload == *PROBE => {
+                self.waiting = Some(Box::default());
+                return Ok(());
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
             Some(Ok(Message::Close(_))) | None => return Err(End::Lost),
             Some(Err(error)) if is_capacity_error(&error) => {
@@ -316,6 +323,9 @@ impl Connection {
     }
 
     async fn feed(&mut self, response: &SignalResponse) -> Result<(), End> {
+        if response.message.is_none() {
+            return in_time(self.sink.feed(Message::Ping(bytes::Bytes::from_static(PROBE)))).await;
+        }
         self.last_was_leave = matches!(response.message, Some(signal_response::Message::Leave(_)));
         let message = match self.session.encode(response) {
             Frame::Binary(bytes) => Message::Binary(bytes),

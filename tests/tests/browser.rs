@@ -16,6 +16,8 @@ use std::time::Duration;
 use rig::Rig;
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// Its HTTP is reached from other networks, too.
+const OPEN_TO_OTHERS: (&str, &str) = ("ZYNK_BIND", "0.0.0.0");
 
 #[test]
 fn two_chromium_pages_and_a_third_hold_a_call_with_the_web_client() {
@@ -60,6 +62,16 @@ fn a_viewer_goes_down_and_up_among_the_layers_of_one_av1_stream() {
 #[test]
 fn a_hundred_reliable_messages_survive_resumes_of_sender_and_receiver() {
     Rig::start().node("browser/resume.mjs", &[], LIMIT);
+}
+
+#[test]
+fn a_viewer_goes_over_to_tcp_when_its_udp_is_cut() {
+    Rig::start_with(&[OPEN_TO_OTHERS]).node("browser/fallback.mjs", &["viewer", "single"], LIMIT);
+}
+
+#[test]
+fn a_publisher_with_two_connections_goes_over_to_tcp_when_its_udp_is_cut() {
+    Rig::start_with(&[OPEN_TO_OTHERS]).node("browser/fallback.mjs", &["publisher", "dual"], LIMIT);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use zynk_protocol::{
     SectionCount,
-    livekit::{self, participant_info, signal_response},
+    livekit::{self, leave_request, participant_info, signal_response},
 };
 
 use super::{CONNECT_TIMEOUT, Event, Output, PARTICIPANTS_MAX, PeerConnections, Ping, Session, Stage};
@@ -24,6 +24,8 @@ impl Session {
                 self.handle_join(now, join);
                 return;
             }
+            // It cannot resume, but what it has may do: if not, the server closes the connection.
+            Message::Leave(leave) if leave.action() == leave_request::Action::Resume => {}
             Message::Leave(leave) => {
                 self.end(now);
                 self.outputs.push_back(Output::Event(Event::Left(leave.clone())));

@@ -356,6 +356,11 @@ fn gives_up_without_a_peer_connection() {
 fn leave_ends_the_session() {
     let mut call = Call::new(0.0);
     call.run_for(Duration::from_secs(1));
+    let resume =
+        livekit::LeaveRequest { action: livekit::leave_request::Action::Resume.into(), ..Default::default() };
+    call.server.responses.push_back(signal_response::Message::Leave(resume));
+    call.run_for(Duration::ZERO);
+    assert!(!call.client.is_ended(), "it goes on with what it has");
     let leave = livekit::LeaveRequest { reason: 4, ..Default::default() };
     call.server.responses.push_back(signal_response::Message::Leave(leave));
     call.run_for(Duration::ZERO);

@@ -19,6 +19,7 @@ use crate::{
     media_session::MediaSession,
     rewriter::Rewriter,
     shard::{SubscriptionKey, TrackKey},
+    silence::Silence,
 };
 
 /// Tracks that a client announced but does not send yet; further announcements are ignored.
@@ -56,6 +57,7 @@ pub(crate) struct Endpoint {
     pub(crate) opened_at: Instant,
     pub(crate) connected_once: bool,
     pub(crate) disconnected_at: Option<Instant>,
+    pub(crate) silence: Silence,
     /// When the connection wants to be woken; mirrors the shard's timer.
     pub(crate) wake_at: Option<Instant>,
     pub(crate) dirty: bool,

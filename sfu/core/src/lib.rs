@@ -36,6 +36,7 @@ mod rewriter;
 mod sdp;
 mod selector;
 mod shard;
+mod silence;
 mod speakers;
 mod track;
 mod upstream;

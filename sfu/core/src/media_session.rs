@@ -147,6 +147,14 @@ impl MediaSession {
         first
     }
 
+    /// Nothing comes on its path any more: the next one that the client nominates takes its place at once. Until then
+    /// it is sent on.
+    pub(crate) fn loosen_path(&mut self) {
+        if let Some(nominated) = &mut self.nominated {
+            nominated.priority = 0;
+        }
+    }
+
     /// A path is gone: the next one that the client nominates takes its place at once. What waited to be sent is too old
     /// by then.
     pub(crate) fn forget_path(&mut self, transport: Transport, remote: SocketAddr) {
@@ -263,6 +271,17 @@ mod tests {
         let later = now + PATH_HELD;
         media.nominate(later, path(Transport::Udp, 2), 10);
         assert_eq!(media.path(), Some(path(Transport::Udp, 2)));
+    }
+
+    #[test]
+    fn a_loosened_path_is_sent_on_until_another_is_nominated() {
+        let (mut media, now) = session();
+        let (udp, tcp) = (path(Transport::Udp, 1), path(Transport::Tcp, 1));
+        media.nominate(now, udp, 20);
+        media.loosen_path();
+        assert_eq!(media.path(), Some(udp));
+        media.nominate(now, tcp, 10);
+        assert_eq!(media.path(), Some(tcp));
     }
 
     #[test]

@@ -330,8 +330,9 @@ impl Shard {
         }
         let now = self.now;
         if kind == DatagramKind::Stun
-            && let Some(priority) = nomination(payload)
             && let Some(endpoint) = self.endpoints.get_mut(key.0)
+            // Clients go on nominating a path that is gone for seconds: any that works is better.
+            && let Some(priority) = nomination(payload).or(endpoint.silence.is_silent().then_some(1))
         {
             let path = Path { transport, local: destination, remote: source };
             // What was due meanwhile is seen to now.
@@ -340,6 +341,7 @@ impl Shard {
             }
         }
         let taken = self.guard(key, |endpoint| {
+            endpoint.silence.hear(now);
             endpoint.connection.handle_datagram(now, transport, source, destination, payload).is_ok()
         });
         match taken {

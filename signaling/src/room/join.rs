@@ -138,6 +138,7 @@ impl Room {
             replay_from: Some(self.data.next_number()),
             data_tracks: super::data_tracks::DataTracks::new(params.auto_subscribe_data_tracks),
             quality_told: BTreeMap::new(),
+            path_watch: Default::default(),
             rehearsed_resume: Default::default(),
         };
         self.identities.insert(params.identity, sid.clone());

@@ -201,7 +201,7 @@ impl Room {
                     self.became_active(&sid);
                 }
             }
-            ConnectionState::Disconnected => {}
+            ConnectionState::Disconnected => self.media_silent(&sid),
             // A connection that was never used fails when the client does not need it.
             ConnectionState::Failed | ConnectionState::Closed if !is_primary && before.is_none() => {}
             ConnectionState::Failed => self.transport_failed(&sid),

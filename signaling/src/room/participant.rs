@@ -12,6 +12,7 @@ use zynk_protocol::{
 
 use super::SessionId;
 use super::data_tracks::DataTracks;
+use super::fallback::PathWatch;
 use super::negotiation::Negotiation;
 use super::permission::TrackPermissions;
 use super::publish::Track;
@@ -88,6 +89,7 @@ pub(super) struct Participant {
     /// Number of the first reliable packet that it has not been sent; none once live delivery began.
     pub(super) replay_from: Option<u64>,
     pub(super) data_tracks: DataTracks,
+    pub(super) path_watch: PathWatch,
     pub(super) rehearsed_resume: RehearsedResume,
     /// What it told as connection quality of others and itself last time.
     pub(super) quality_told: BTreeMap<ParticipantSid, livekit::ConnectionQuality>,

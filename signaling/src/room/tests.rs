@@ -4,6 +4,7 @@
 
 mod backup;
 mod data;
+mod fallback;
 mod join;
 mod lifetime;
 mod publish;

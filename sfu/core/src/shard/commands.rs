@@ -17,6 +17,7 @@ use crate::{
     endpoint::{CredentialsNow, DataQueue, Endpoint, Negotiation, Traffic},
     forwarder::Subscription,
     media_session::MediaSession,
+    silence::Silence,
     track::Track,
 };
 
@@ -114,6 +115,7 @@ impl Shard {
             opened_at: self.now,
             connected_once: false,
             disconnected_at: None,
+            silence: Silence::new(self.now),
             wake_at: None,
             dirty: false,
             traffic: Traffic::default(),

@@ -94,6 +94,7 @@ impl Shard {
             let protection = endpoint.media.protection.as_mut()?;
             let opened = protection.opener.open_rtp(datagram).ok()?;
             endpoint.media.heard_on(now, transport, source);
+            endpoint.silence.hear(now);
             Some((opened, endpoint.media.budget.takes(now)))
         });
         let Some(Some((opened, within_budget))) = opened else { return false };
@@ -130,6 +131,7 @@ impl Shard {
             let Some(protection) = endpoint.media.protection.as_mut() else { return false };
             let Ok(opened) = protection.opener.open_rtcp(datagram) else { return false };
             endpoint.media.heard_on(now, transport, source);
+            endpoint.silence.hear(now);
             let compound = datagram.get(..opened.bytes).unwrap_or_default();
             // What stands before a malformed packet counts.
             for packet in Packets::new(compound).map_while(Result::ok) {

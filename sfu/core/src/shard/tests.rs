@@ -18,6 +18,7 @@ mod backup;
 mod media;
 mod relay;
 mod sending;
+mod silence;
 
 const ROOM: &str = "RM_test";
 const ALICE: ConnectionId = ConnectionId(1);

@@ -73,6 +73,7 @@ impl Shard {
         if due {
             self.next_tick = self.now + TICK;
             self.expire();
+            self.judge_silence();
             self.repeat_keyframe_requests();
             self.move_to_backups();
             self.judge_speakers();
@@ -109,6 +110,46 @@ impl Shard {
                 let failure = NegotiationFailure::Timeout { seconds: ANSWER_MAX.as_secs() };
                 self.emit(key, NodeEvent::NegotiationFailed { connection, offer_id, failure });
             }
+        }
+    }
+
+    /// Tells whose path seems to be gone, and who is there again.
+    fn judge_silence(&mut self) {
+        let now = self.now;
+        let mut changed = Vec::new();
+        for (index, endpoint) in &mut self.endpoints {
+            let tracks = endpoint.sections.iter().filter_map(|section| self.tracks.get(section.track?.0));
+            let publishes = tracks.into_iter().any(|track| !track.muted);
+            if let Some(silent) = endpoint.silence.judge(now, publishes) {
+                changed.push((EndpointKey(index), silent));
+            }
+        }
+        for (key, silent) in changed {
+            let Some(endpoint) = self.endpoints.get_mut(key.0) else { continue };
+            if silent {
+                endpoint.media.loosen_path();
+            }
+            // Otherwise ICE has told it, or will.
+            if endpoint.connected_once && endpoint.disconnected_at.is_none() {
+                let connection = endpoint.id;
+                let state = if silent { ConnectionState::Disconnected } else { ConnectionState::Connected };
+                self.emit(key, NodeEvent::ConnectionState { connection, state });
+            }
+            if !silent {
+                self.catch_up(key);
+            }
+        }
+    }
+
+    /// What was lost while a client was away is too old to be repeated: all that it sends and receives goes on with a
+    /// keyframe.
+    fn catch_up(&mut self, key: EndpointKey) {
+        let Some(endpoint) = self.endpoints.get(key.0) else { return };
+        let published = endpoint.sections.iter().filter_map(|section| self.tracks.get(section.track?.0));
+        let sent = published.flat_map(|track| &track.subscribers);
+        let subscriptions: Vec<_> = sent.chain(&endpoint.order).copied().collect();
+        for subscription in subscriptions {
+            self.want_keyframe_for(subscription);
         }
     }
 

@@ -33,6 +33,7 @@ impl Sent {
         stats.rtp_packets_sent += self.packets;
         stats.rtp_bytes_sent += self.bytes;
         endpoint.traffic.packets_sent += self.packets;
+        endpoint.silence.send(self.packets);
         endpoint.traffic.bytes_sent += self.bytes;
         self.timer |= self.packets > 0 && endpoint.media.report_soon(now);
     }

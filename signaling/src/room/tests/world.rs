@@ -50,6 +50,8 @@ pub(crate) struct World {
     next_reply: u64,
     inboxes: BTreeMap<SessionId, VecDeque<Response>>,
     closed: Vec<SessionId>,
+    /// Sessions that were asked for a sign of life.
+    pub(crate) probed: Vec<SessionId>,
     actions: Vec<NodeAction>,
     webhooks: Vec<livekit::WebhookEvent>,
     replies: BTreeMap<ReplyId, Result<AdminResponse, AdminError>>,
@@ -85,6 +87,7 @@ impl World {
             next_reply: 1,
             inboxes: BTreeMap::new(),
             closed: Vec::new(),
+            probed: Vec::new(),
             actions: Vec::new(),
             webhooks: Vec::new(),
             replies: BTreeMap::new(),
@@ -223,6 +226,7 @@ impl World {
                     check(&message);
                     self.inboxes.entry(session).or_default().push_back(message);
                 }
+                RoomOutput::ProbeSession { session } => self.probed.push(session),
                 RoomOutput::CloseSession { session } => self.closed.push(session),
                 RoomOutput::JoinAccepted { participant, .. } => self.joined = Some(Ok(participant)),
                 RoomOutput::JoinRefused { error, .. } => self.joined = Some(Err(error)),
