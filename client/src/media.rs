@@ -90,7 +90,10 @@ pub struct SyntheticVideo {
     frame_rate: u32,
     frame_bytes: usize,
     frame: u32,
-    since_keyframe: u8,
+    /// The frame's place in the pattern of temporal layers begins with the last keyframe's.
+    keyframe: u32,
+    temporal_layers: u8,
+    tl0_pic_idx: u8,
 }
 
 impl SyntheticVideo {
@@ -99,12 +102,39 @@ impl SyntheticVideo {
     pub fn new(codec: Codec, stream: u32, frame_rate: u32, bitrate_bps: u32) -> Self {
         let frame_rate = frame_rate.max(1);
         let frame_bytes = usize::try_from(bitrate_bps / 8 / frame_rate).unwrap_or(PAYLOAD_BYTES_MAX);
-        Self { codec, stream, frame_rate, frame_bytes: frame_bytes.max(64), frame: 0, since_keyframe: 0 }
+        Self {
+            codec,
+            stream,
+            frame_rate,
+            frame_bytes: frame_bytes.max(64),
+            frame: 0,
+            keyframe: 0,
+            temporal_layers: 1,
+            tl0_pic_idx: 0,
+        }
+    }
+
+    /// Same, in three temporal layers: frames of the layers 0, 2, 1, 2 in turn, as libwebrtc's `L1T3`. Only VP8's payload
+    /// descriptor tells them.
+    #[must_use]
+    pub fn in_temporal_layers(self) -> Self {
+        Self { temporal_layers: 3, ..self }
     }
 
     /// How many frames have been made.
     pub fn frames(&self) -> u32 {
         self.frame
+    }
+
+    /// The running frame's temporal layer, and whether it depends on layer 0 alone.
+    fn temporal_layer(&self) -> (u8, bool) {
+        match self.frame.wrapping_sub(self.keyframe) % 4 {
+            _ if self.temporal_layers < 3 => (0, false),
+            0 => (0, false),
+            1 => (2, true),
+            2 => (1, true),
+            _ => (2, false),
+        }
     }
 
     /// The packets of the next frame, made at `now_us` of the sender's clock.
@@ -116,7 +146,10 @@ impl SyntheticVideo {
         let count = u16::try_from(count).unwrap_or(u16::MAX);
         let timestamp = self.frame.wrapping_mul(90_000 / self.frame_rate);
         if keyframe {
-            self.since_keyframe = self.since_keyframe.wrapping_add(1);
+            self.keyframe = self.frame;
+        }
+        if self.temporal_layer().0 == 0 {
+            self.tl0_pic_idx = self.tl0_pic_idx.wrapping_add(1);
         }
         let packets = (0..count)
             .map(|index| {
@@ -143,13 +176,14 @@ impl SyntheticVideo {
         match self.codec {
             // RFC 7741, section 4.2: extended, with picture id, TL0PICIDX and TID; then 4.3 and RFC 6386, 9.1.
             Codec::Vp8 => {
+                let (temporal, from_base) = self.temporal_layer();
                 payload.extend_from_slice(&[
                     0x80 | if first { 0x10 } else { 0 },
                     0xe0,
                     0x80 | picture_high & 0x7f,
                     picture_low,
-                    picture_low,
-                    0,
+                    self.tl0_pic_idx,
+                    temporal << 6 | if from_base { 0x20 } else { 0 },
                 ]);
                 if first && keyframe {
                     payload.extend_from_slice(&[0x10, 0, 0, 0x9d, 0x01, 0x2a, 0x80, 0x02, 0x68, 0x01]);

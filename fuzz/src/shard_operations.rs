@@ -139,7 +139,13 @@ fn settings(bits: u8) -> SubscriptionSettings {
         _ => TrackQuality::High,
     };
     let size = (bits & 32 != 0).then_some((u32::from(bits) * 8, u32::from(bits)));
-    SubscriptionSettings { paused: bits & 4 != 0, quality, size, fps: u32::from(bits >> 6) }
+    SubscriptionSettings {
+        paused: bits & 4 != 0,
+        quality,
+        size,
+        fps: u32::from(bits >> 6),
+        priority: u32::from(bits >> 3 & 3),
+    }
 }
 
 fn expected(connection: ConnectionId, bits: u8) -> NodeAction {

@@ -224,7 +224,10 @@ impl Rig {
         let Some((client, material)) = Client::new(self.clients_made, (transport, remote)) else {
             panic!("no keys")
         };
+        let now = self.now;
         let Some(this) = self.sides.get_mut(side) else { return };
+        // It comes up now, not when the shard was last told the time.
+        this.shard.handle_input(now, Input::Timeout);
         let id = ConnectionId(id);
         // What it says at once is sealed with the new keys.
         let previous = self.clients.remove(&id);

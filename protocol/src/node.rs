@@ -222,11 +222,13 @@ pub struct SubscriptionSettings {
     pub size: Option<(u32, u32)>,
     /// The highest frame rate wanted; 0 means any.
     pub fps: u32,
+    /// Its place among the subscriber's tracks when bandwidth is short: 1 comes first, 0 is none.
+    pub priority: u32,
 }
 
 impl Default for SubscriptionSettings {
     fn default() -> Self {
-        Self { paused: false, quality: TrackQuality::High, size: None, fps: 0 }
+        Self { paused: false, quality: TrackQuality::High, size: None, fps: 0, priority: 0 }
     }
 }
 
@@ -339,6 +341,15 @@ pub enum NodeEvent {
         track: TrackSid,
         /// Why.
         reason: SubscriptionFailure,
+    },
+    /// A subscription to video pauses because there is no bandwidth for it, or goes on.
+    StreamState {
+        /// The receiving connection.
+        connection: ConnectionId,
+        /// Which track.
+        track: TrackSid,
+        /// Whether it pauses now.
+        paused: bool,
     },
     /// A data channel towards the client is open for sending.
     DataChannelOpen {

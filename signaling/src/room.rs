@@ -399,6 +399,9 @@ impl Room {
             NodeEvent::SubscriptionFailed { connection, track, reason } => {
                 self.subscription_failed(connection, &track, reason);
             }
+            NodeEvent::StreamState { connection, track, paused } => {
+                self.stream_state(connection, &track, paused);
+            }
             NodeEvent::DataChannelOpen { connection, kind } => self.data_channel_open(connection, kind),
             NodeEvent::DataReceived { connection, kind, payload } => {
                 self.data_received(connection, kind, payload);
@@ -426,6 +429,7 @@ impl Room {
                 | NodeEvent::ConnectionState { connection, .. }
                 | NodeEvent::Subscribed { connection, .. }
                 | NodeEvent::SubscriptionFailed { connection, .. }
+                | NodeEvent::StreamState { connection, .. }
                 | NodeEvent::DataChannelOpen { connection, .. }
                 | NodeEvent::DataReceived { connection, .. } => connection,
                 _ => return Blame::Nobody,

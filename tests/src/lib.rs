@@ -26,4 +26,4 @@ pub mod traffic;
 mod world;
 
 pub use live_server::{LiveServer, token};
-pub use world::{ClientKey, LinkConfig, World};
+pub use world::{ClientKey, Decoded, LinkConfig, Listener, Viewer, World};

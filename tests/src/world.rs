@@ -11,9 +11,10 @@
 mod link;
 mod source;
 mod trace;
+mod viewer;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,10 +22,13 @@ use std::{
 
 use zynk_auth::{Claims, KeyRing, VideoGrants};
 use zynk_client::{
-    Codec, Command, Event, PeerConnections, PublishTrack, ReceiveStats, Session, SessionConfig,
+    Codec, Command, Event, MediaPacket, PeerConnections, PublishTrack, ReceiveStats, Session, SessionConfig,
     SyntheticHeader,
 };
-use zynk_protocol::{NodeId, RoomName, RoomSid, livekit};
+use zynk_netlab::LinkStats;
+use zynk_protocol::{
+    ConnectionId, ConnectionRole, NodeAction, NodeId, RoomName, RoomSid, TrackSource, livekit,
+};
 use zynk_sfu_core as sfu;
 use zynk_signaling::{
     ConnectionMode, JoinParams, Room, RoomInput, RoomOutput, RoomSettings, SessionId, SignalingConfig,
@@ -36,6 +40,7 @@ pub use link::LinkConfig;
 use link::{Datagram, Link};
 use source::Source;
 use trace::Trace;
+pub use viewer::{Decoded, Listener, Viewer};
 
 /// Where the media shard is.
 const SERVER: &str = "10.255.0.1:7882";
@@ -58,6 +63,8 @@ pub struct World {
     room: Room,
     room_sid: RoomSid,
     clients: Vec<WorldClient>,
+    /// By participant.
+    downstreams: BTreeMap<String, ConnectionId>,
     trace: Trace,
 }
 
@@ -71,6 +78,11 @@ struct WorldClient {
     sources: Vec<Source>,
     refused: Option<String>,
     events: Vec<Event>,
+    /// Whether it decodes what comes, which is VP8 alone.
+    watches: bool,
+    /// By track.
+    viewers: BTreeMap<String, Viewer>,
+    listeners: BTreeMap<String, Listener>,
 }
 
 /// A client's signal connection: in order, without loss, as slow as its link.
@@ -121,6 +133,7 @@ impl World {
             room: Room::new(start, EPOCH_MS, settings),
             room_sid,
             clients: Vec::new(),
+            downstreams: BTreeMap::new(),
             trace: Trace::default(),
         }
     }
@@ -132,6 +145,21 @@ impl World {
 
     /// Same, with one peer connection or two.
     pub fn join_with(&mut self, identity: &str, link: LinkConfig, connections: PeerConnections) -> ClientKey {
+        self.join_as(identity, link, connections, SubscribeScope::Auto)
+    }
+
+    /// A client begins to join that receives nothing.
+    pub fn join_to_send(&mut self, identity: &str, link: LinkConfig) -> ClientKey {
+        self.join_as(identity, link, PeerConnections::Single, SubscribeScope::None)
+    }
+
+    fn join_as(
+        &mut self,
+        identity: &str,
+        link: LinkConfig,
+        connections: PeerConnections,
+        subscribe: SubscribeScope,
+    ) -> ClientKey {
         let key = ClientKey(self.clients.len());
         let config = SessionConfig {
             connections,
@@ -150,7 +178,7 @@ impl World {
                 PeerConnections::Single => ConnectionMode::Single,
                 PeerConnections::Dual => ConnectionMode::Dual,
             },
-            subscribe: SubscribeScope::Auto,
+            subscribe,
             offer: request.publisher_offer,
             ..JoinParams::from_claims(claims, limits).unwrap()
         };
@@ -172,6 +200,9 @@ impl World {
             sources: Vec::new(),
             refused: None,
             events: Vec::new(),
+            watches: false,
+            viewers: BTreeMap::new(),
+            listeners: BTreeMap::new(),
         });
         key
     }
@@ -187,8 +218,27 @@ impl World {
         self.publish_video(client, PublishTrack::camera("camera", codec).simulcast());
     }
 
+    /// Publishes a camera in simulcast encodings of so many kbit/s, lowest first, each in three temporal layers (VP8).
+    pub fn publish_layered_camera(&mut self, client: ClientKey, kbps: [u32; 3]) {
+        let track = PublishTrack::camera("camera", Codec::Vp8).simulcast();
+        let source = Source::layered_video(&track.cid, stream_number(client, 1), &track.rids, kbps);
+        self.publish(client, source, track);
+    }
+
+    /// Publishes a shared screen in a single stream of so many kbit/s (VP8).
+    pub fn publish_screen(&mut self, client: ClientKey, kbps: u32) {
+        let camera = PublishTrack::camera("screen", Codec::Vp8);
+        let track = PublishTrack { source: TrackSource::ScreenShare, ..camera };
+        let source = Source::single_video(&track.cid, stream_number(client, 2), kbps);
+        self.publish(client, source, track);
+    }
+
     fn publish_video(&mut self, client: ClientKey, track: PublishTrack) {
         let source = Source::video(&track.cid, stream_number(client, 1), track.codec, &track.rids);
+        self.publish(client, source, track);
+    }
+
+    fn publish(&mut self, client: ClientKey, source: Source, track: PublishTrack) {
         self.clients[client.0].sources.push(source);
         self.command(client, Command::Publish(track));
     }
@@ -203,6 +253,11 @@ impl World {
     pub fn unpublish(&mut self, client: ClientKey, cid: &str) {
         self.clients[client.0].sources.retain(|source| source.cid != cid);
         self.command(client, Command::Unpublish { cid: cid.to_owned() });
+    }
+
+    /// A client decodes what it receives from now on, which is VP8 alone.
+    pub fn watch(&mut self, client: ClientKey) {
+        self.clients[client.0].watches = true;
     }
 
     /// All of a client's sources fall silent.
@@ -259,6 +314,35 @@ impl World {
     pub fn frames_sent(&self, client: ClientKey, cid: &str) -> u32 {
         let source = self.clients[client.0].sources.iter().find(|source| source.cid == cid);
         source.map_or(0, Source::frames)
+    }
+
+    /// What `receiver` sees of a video track of VP8 that `publisher` sends under a client id.
+    pub fn viewer(&self, receiver: ClientKey, publisher: ClientKey, cid: &str) -> Option<&Viewer> {
+        self.clients[receiver.0].viewers.get(self.track(publisher, cid)?)
+    }
+
+    /// What `receiver` hears of an audio track.
+    pub fn listener(&self, receiver: ClientKey, publisher: ClientKey, cid: &str) -> Option<&Listener> {
+        self.clients[receiver.0].listeners.get(self.track(publisher, cid)?)
+    }
+
+    /// What happened so far on the way from the server to a client.
+    pub fn downlink_stats(&self, client: ClientKey) -> LinkStats {
+        self.clients[client.0].downlink.stats()
+    }
+
+    /// And back.
+    pub fn uplink_stats(&self, client: ClientKey) -> LinkStats {
+        self.clients[client.0].uplink.stats()
+    }
+
+    /// What the server thinks reaches a client, in kbit/s.
+    pub fn estimate_kbps(&self, client: ClientKey) -> u64 {
+        let own = self.session(client).own_info();
+        let connection = own.and_then(|info| self.downstreams.get(&info.sid));
+        connection
+            .and_then(|connection| self.shard.estimate(*connection))
+            .map_or(0, |rate| rate.as_bps() / 1000)
     }
 
     /// What `receiver` got of what `publisher` sends under a client id.
@@ -400,6 +484,11 @@ impl World {
                 self.clients[session.0 as usize].refused = Some(error.to_string());
             }
             RoomOutput::ToNode(action) => {
+                if let NodeAction::OpenConnection(open) = &action
+                    && open.role != ConnectionRole::Publisher
+                {
+                    self.downstreams.insert(open.participant.as_str().to_owned(), open.connection);
+                }
                 let room = self.room_sid.clone();
                 self.shard.handle_input(self.now, sfu::Input::Command { room, action });
             }
@@ -489,7 +578,7 @@ impl WorldClient {
                     if let Some(what) = describe(&event) {
                         trace.add(clock, format!("{} {what}", self.identity));
                     }
-                    self.handle_event(now, event);
+                    self.handle_event(now, clock, event);
                 }
             }
         }
@@ -508,9 +597,18 @@ impl WorldClient {
         }
     }
 
-    fn handle_event(&mut self, now: Instant, event: Event) {
+    fn handle_event(&mut self, now: Instant, clock: Duration, event: Event) {
         match &event {
-            Event::Media(_) => return,
+            Event::Media(packet) => return self.watch(now, clock, packet),
+            Event::Signal(response) => {
+                if let Some(livekit::signal_response::Message::StreamStateUpdate(update)) = &response.message
+                {
+                    for state in &update.stream_states {
+                        let paused = state.state() == livekit::StreamState::Paused;
+                        self.viewers.entry(state.track_sid.clone()).or_default().set_paused(clock, paused);
+                    }
+                }
+            }
             Event::TrackReady { cid, track } => {
                 if let Some(source) = self.sources.iter_mut().find(|source| source.cid == *cid) {
                     source.start(now, track.clone());
@@ -524,6 +622,18 @@ impl WorldClient {
             _ => {}
         }
         self.events.push(event);
+    }
+}
+
+impl WorldClient {
+    fn watch(&mut self, now: Instant, clock: Duration, packet: &MediaPacket) {
+        if packet.audio_level_dbov.is_some() {
+            self.listeners.entry(packet.track.clone()).or_default().receive(clock, packet);
+        } else if self.watches && self.viewers.entry(packet.track.clone()).or_default().receive(clock, packet)
+        {
+            let command = Command::RequestKeyframe { track: packet.track.clone() };
+            self.session.handle_input(now, zynk_client::Input::Command(command));
+        }
     }
 }
 

@@ -2,12 +2,16 @@
 //! its layer and what it depends on. Most of it stands in a structure that comes with keyframes, to which the
 //! descriptors that follow refer.
 
-use crate::layers::Layer;
+use crate::{layers::Layer, temporal::TemporalLayer};
 
 /// Template ids have six bits and wrap around.
 const TEMPLATES_MAX: u8 = 64;
 const SPATIAL_LAYERS_MAX: usize = 4;
 const TEMPORAL_LAYERS_MAX: u8 = 8;
+/// Decode targets that a structure can have.
+const TARGETS_MAX: usize = 32;
+/// Decode target indication: who decodes the frame can decode the target from here on.
+const SWITCH: u32 = 2;
 /// Bits of the fields that every descriptor has.
 const MANDATORY_BITS: usize = 24;
 /// Bits of those and of the five flags that follow in longer ones.
@@ -35,6 +39,9 @@ pub(crate) fn frame_number(descriptor: &[u8]) -> Option<u16> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Described {
     pub(crate) layer: Layer,
+    pub(crate) temporal: TemporalLayer,
+    /// A structure begins with the packet: it is a keyframe's first.
+    pub(crate) structure: bool,
     /// How many spatial layers there are from here on, where it is said.
     pub(crate) layers: Option<u8>,
     pub(crate) targets: DecodeTargets,
@@ -58,12 +65,17 @@ struct Structure {
     template_id_offset: u8,
     templates: Vec<Template>,
     targets: u8,
+    /// The highest spatial and temporal layer of each target.
+    target_layers: [(u8, u8); TARGETS_MAX],
     within: [u32; SPATIAL_LAYERS_MAX],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Template {
     spatial: u8,
+    temporal: u8,
+    /// See [`TemporalLayer::opens`].
+    opens: u8,
     /// How many frames back the farthest one is on which a frame depends; 0 without dependencies.
     reach: u16,
 }
@@ -72,7 +84,7 @@ impl DescriptorReader {
     /// Reads a packet's descriptor. None when it is malformed, or refers to a structure that did not come.
     pub(crate) fn read(&mut self, descriptor: &[u8], timestamp: u32) -> Option<Described> {
         let mut bits = Bits::new(descriptor);
-        let _first = bits.flag()?;
+        let first = bits.flag()?;
         let frame_end = bits.flag()?;
         let template_id = u8::try_from(bits.read(6)?).ok()?;
         let frame_number = u16::try_from(bits.read(16)?).ok()?;
@@ -94,8 +106,12 @@ impl DescriptorReader {
         };
         let index = (template_id + TEMPLATES_MAX - structure.template_id_offset) % TEMPLATES_MAX;
         let template = *structure.templates.get(usize::from(index))?;
+        let mut opens = template.opens;
         if custom_indications {
-            bits.skip(2 * targets)?;
+            opens = template.temporal;
+            for target in structure.target_layers.iter().take(usize::from(structure.targets)) {
+                opens = opens.max(template.opened(bits.read(2)?, *target));
+            }
         }
         let reach = if custom_references { read_frame_references(&mut bits)? } else { template.reach };
         let layers = active.and_then(|active| structure.layers_in(active));
@@ -113,7 +129,8 @@ impl DescriptorReader {
         }
         let refresh = reach <= self.frames_before(timestamp, frame_number);
         let layer = Layer { spatial: template.spatial, refresh, frame_end };
-        Some(Described { layer, layers, targets })
+        let temporal = TemporalLayer { id: template.temporal, from_base: false, opens };
+        Some(Described { layer, temporal, structure: first && has_structure, layers, targets })
     }
 
     /// How many frames of the same picture are known to come before this one.
@@ -137,14 +154,26 @@ impl Structure {
         let template_id_offset = u8::try_from(bits.read(6)?).ok()?;
         let targets = u8::try_from(bits.read(5)?).ok()? + 1;
         let mut templates = Self::read_layers(bits)?;
-        let mut target_layers = [0_u8; 32];
-        for template in &templates {
-            for layer in target_layers.iter_mut().take(usize::from(targets)) {
-                let is_present = bits.read(2)? != 0;
-                if is_present {
-                    *layer = (*layer).max(template.spatial);
+        let mut target_layers = [(0_u8, 0_u8); TARGETS_MAX];
+        let mut switches = [0_u32; TEMPLATES_MAX as usize];
+        for (template, switches) in templates.iter().zip(&mut switches) {
+            for (target, (spatial, temporal)) in
+                target_layers.iter_mut().take(usize::from(targets)).enumerate()
+            {
+                let indication = bits.read(2)?;
+                if indication != 0 {
+                    *spatial = (*spatial).max(template.spatial);
+                    *temporal = (*temporal).max(template.temporal);
+                }
+                if indication == SWITCH {
+                    *switches |= 1 << target;
                 }
             }
+        }
+        for (template, switches) in templates.iter_mut().zip(switches) {
+            let opened = target_layers.iter().enumerate().filter(|(target, _)| switches >> target & 1 != 0);
+            let opened = opened.map(|(_, layers)| template.opened(SWITCH, *layers)).max();
+            template.opens = opened.unwrap_or(0).max(template.temporal);
         }
         for template in &mut templates {
             while bits.flag()? {
@@ -165,13 +194,13 @@ impl Structure {
         }
         let mut within = [0_u32; SPATIAL_LAYERS_MAX];
         for (highest, mask) in (0_u8..).zip(&mut within) {
-            for (target, layer) in target_layers.iter().take(usize::from(targets)).enumerate() {
+            for (target, (layer, _)) in target_layers.iter().take(usize::from(targets)).enumerate() {
                 if *layer <= highest {
                     *mask |= 1 << target;
                 }
             }
         }
-        Some(Self { template_id_offset, templates, targets, within })
+        Some(Self { template_id_offset, templates, targets, target_layers, within })
     }
 
     /// The templates, of which each says how the next one's layer follows from its own.
@@ -179,7 +208,7 @@ impl Structure {
         let mut templates = Vec::new();
         let (mut spatial, mut temporal) = (0_u8, 0_u8);
         while templates.len() < usize::from(TEMPLATES_MAX) {
-            templates.push(Template { spatial, reach: 0 });
+            templates.push(Template { spatial, temporal, ..Template::default() });
             match bits.read(2)? {
                 0 => {}
                 1 => temporal += 1,
@@ -197,6 +226,13 @@ impl Structure {
     fn layers_in(&self, mask: u32) -> Option<u8> {
         let count = self.within.iter().position(|within| mask & !within == 0)? + 1;
         u8::try_from(count).ok().filter(|_| mask != 0)
+    }
+}
+
+impl Template {
+    /// Up to which temporal layer a frame opens its spatial layer by its indication for a target of these layers.
+    fn opened(self, indication: u32, (spatial, temporal): (u8, u8)) -> u8 {
+        if indication == SWITCH && spatial == self.spatial { temporal } else { 0 }
     }
 }
 

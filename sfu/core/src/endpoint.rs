@@ -18,7 +18,7 @@ use crate::{
     media::{egress::EgressStream, keyframes::KeyframeAllowance},
     media_session::MediaSession,
     rewriter::Rewriter,
-    shard::{SubscriptionKey, TrackKey},
+    shard::{Allocation, SubscriptionKey, TrackKey},
     silence::Silence,
 };
 
@@ -45,6 +45,7 @@ pub(crate) struct Endpoint {
     /// On its own: it is large, and media passes it by.
     pub(crate) connection: Box<Connection>,
     pub(crate) media: MediaSession,
+    pub(crate) allocation: Allocation,
     pub(crate) credentials: CredentialsNow,
     pub(crate) sections: Vec<Section>,
     pub(crate) expected: Vec<ExpectedTrack>,

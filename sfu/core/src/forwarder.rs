@@ -2,16 +2,18 @@
 
 mod treatment;
 
-use std::time::Instant;
+use std::{cmp::Ordering, time::Instant};
 
 use slab::Slab;
-use zynk_protocol::{MediaKind, SubscriptionSettings, TrackQuality, TrackSid};
+use zynk_protocol::{MediaKind, SubscriptionSettings, TrackSid};
 
 use crate::{
+    allocator::Layers,
     connection::{Codec, Connection, Mid, PacketHead, PayloadFormat, PayloadTypes, PictureIds, red_primary},
     dependency_descriptor::frame_number,
     downstream::Queued,
-    layers::{Announcement, LayerSelection, LayerSelector, TOP_LAYER, wanted_layer},
+    ladder::{wanted_encoding, wanted_spatial},
+    layers::{Announcement, LayerSelection, LayerSelector, TOP_LAYER},
     media::{
         egress::{EgressError, EgressStream, Outgoing},
         extensions::SendTime,
@@ -21,6 +23,7 @@ use crate::{
     rewriter::{EPOCHS_MAX, Epoch, Rewriter, Rewritten},
     selector::{Selection, Selector},
     shard::{EndpointKey, SubscriptionKey, TrackKey},
+    temporal::{TOP_TEMPORAL, TemporalSelector},
     track::Track,
 };
 
@@ -45,7 +48,37 @@ pub(crate) struct Subscription {
     pub(crate) serial: u32,
     /// The other side has agreed to the section: packets may flow.
     pub(crate) negotiated: bool,
+    /// What the receiver's bandwidth allows.
+    pub(crate) allotment: Allotment,
+    /// The client has been told that it pauses for lack of room.
+    pub(crate) told_paused: bool,
+    /// When the allotment last fell to a smaller picture, or to none.
+    pub(crate) lowered_at: Option<Instant>,
+    /// A larger picture is sent, at its lowest frame rate, until the smaller one's keyframe comes; else nothing is.
+    bridges: bool,
     forwarder: Forwarder,
+}
+
+/// What of a track a subscriber is given, whatever it asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Allotment {
+    /// As asked for: nothing has been shared out yet.
+    #[default]
+    All,
+    UpTo(Layers),
+    /// There is no room even for the lowest layers.
+    Nothing,
+}
+
+impl Allotment {
+    /// The highest layers, none if there are none.
+    pub(crate) fn layers(self) -> Option<Layers> {
+        match self {
+            Self::All => Some(Layers { encoding: u8::MAX, spatial: TOP_LAYER, temporal: TOP_TEMPORAL }),
+            Self::UpTo(layers) => Some(layers),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// A packet of a track, and what the track is sending.
@@ -94,6 +127,10 @@ impl Subscription {
             section: 0,
             serial,
             negotiated: false,
+            allotment: Allotment::default(),
+            told_paused: false,
+            lowered_at: None,
+            bridges: true,
             forwarder: Forwarder::default(),
         }
     }
@@ -102,6 +139,7 @@ impl Subscription {
     pub(crate) fn configure(&mut self, settings: SubscriptionSettings) {
         if settings.paused {
             self.forwarder.restart();
+            self.allotment = Allotment::All;
         }
         self.settings = settings;
     }
@@ -145,14 +183,69 @@ impl Subscription {
 
     /// Whether packets may flow at all.
     pub(crate) fn is_flowing(&self) -> bool {
+        self.is_wanted() && self.allotment != Allotment::Nothing
+    }
+
+    /// Whether they would, if there is room for them.
+    pub(crate) fn is_wanted(&self) -> bool {
         self.negotiated && !self.settings.paused && self.mid.is_some()
     }
 
-    /// Whether a keyframe would bring what the settings ask for and is not sent yet.
+    /// The encoding that is being sent.
+    pub(crate) fn current_encoding(&self) -> Option<usize> {
+        self.forwarder.selector.current()
+    }
+
+    /// Whether a packet that was sent is of no use any more on a path that is full: another source took the place of its own,
+    /// or is about to.
+    pub(crate) fn has_left_behind(&self, tag: u16) -> bool {
+        let epoch = Treatment::from_tag(tag).epoch;
+        let running = self.forwarder.rewriter.as_ref().map(|rewriter| rewriter.epoch());
+        let Allotment::UpTo(layers) = self.allotment else { return false };
+        let gives_way = |source: EpochSource| source.encoding > usize::from(layers.encoding);
+        running != Some(epoch) || !self.bridges && self.forwarder.source(epoch).is_some_and(gives_way)
+    }
+
+    /// Takes a new allotment. What paused starts again at a keyframe. `bridges`: whether there is room for the lowest
+    /// layers of what is being sent until a smaller picture begins.
+    pub(crate) fn allot(&mut self, now: Instant, allotment: Allotment, bridges: bool) {
+        self.bridges = bridges;
+        let lowered = match (self.allotment.layers(), allotment.layers()) {
+            (Some(before), Some(after)) => after.picture() < before.picture(),
+            (before, after) => after.is_none() && before.is_some(),
+        };
+        if lowered && self.allotment != Allotment::All {
+            self.lowered_at = Some(now);
+        }
+        if allotment == Allotment::Nothing {
+            self.forwarder.restart();
+        }
+        self.allotment = allotment;
+    }
+
+    /// What is to be sent at best, of a track that sends these encodings.
+    fn target(&self, active: &[bool]) -> Option<Target> {
+        let allotted = self.allotment.layers()?;
+        let wanted = wanted_encoding(active.len(), self.settings.quality).min(allotted.encoding.into());
+        Some(Target {
+            encoding: Selector::target(active, wanted)?,
+            spatial: wanted_spatial(active.len(), self.settings.quality).min(allotted.spatial),
+            temporal: allotted.temporal,
+            bridges: self.bridges,
+        })
+    }
+
+    /// The encoding to be sent, of a track that sends these.
+    pub(crate) fn target_encoding(&self, active: &[bool]) -> Option<usize> {
+        self.target(active).map(|target| target.encoding)
+    }
+
+    /// Whether a keyframe would bring what is to be sent and is not sent yet.
     pub(crate) fn wants_keyframe(&self, active: &[bool], highest_layer: u8) -> bool {
-        let quality = self.settings.quality;
-        Selector::target(active, quality).is_some_and(|target| self.forwarder.selector.wants(target))
-            || self.forwarder.layers.wants(target_layer(active, quality), highest_layer)
+        self.target(active).is_some_and(|target| {
+            self.forwarder.selector.wants(target.encoding)
+                || self.forwarder.layers.wants(target.spatial, highest_layer)
+        })
     }
 
     /// Decides on a packet, and numbers it if it is to be sent. `key` is the subscription's own.
@@ -168,7 +261,8 @@ impl Subscription {
         let (Some(mid), Some(track)) = (self.mid.filter(|_| self.is_flowing()), self.source) else {
             return Forwarded::default();
         };
-        let Choice { action, keyframe } = self.forwarder.choose(arrival, self.settings.quality);
+        let Some(target) = self.target(arrival.active) else { return Forwarded::default() };
+        let Choice { action, keyframe } = self.forwarder.choose(arrival, target);
         let numbered = match action {
             Action::Send { marker, announce } => {
                 self.forwarder.send(now, (mid, track), arrival, (marker, announce), connection)
@@ -214,9 +308,12 @@ impl Subscription {
             Codec::Red if source.output.unwrap_red => red_primary(stored.payload)?,
             _ => stored.payload,
         };
-        let patch = offsets
-            .moves_ids()
-            .then(|| Some(offsets.ids(PictureIds::of(codec, payload)?)))
+        let left_out = match codec {
+            Codec::Vp8 => rewriter.pictures_left_out(treatment.epoch, stored.info.sequence)?,
+            _ => 0,
+        };
+        let patch = (offsets.moves_ids() || left_out != 0)
+            .then(|| Some(offsets.ids(PictureIds::of(codec, payload)?, left_out)))
             .flatten()
             .and_then(|ids| ids.patch(codec, payload));
         let mut changed = None;
@@ -328,15 +425,21 @@ fn bare_info(info: &PacketInfo) -> PacketInfo {
     PacketInfo { audio_level: None, orientation: None, playout_delay: None, capture_time: None, ..*info }
 }
 
-/// The highest spatial layer to forward: all of them where the quality chooses among encodings.
-fn target_layer(active: &[bool], quality: TrackQuality) -> u8 {
-    if active.len() == 1 { wanted_layer(quality) } else { TOP_LAYER }
+/// The best that is to be sent of a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Target {
+    encoding: usize,
+    spatial: u8,
+    temporal: u8,
+    /// See [`Subscription::bridges`].
+    bridges: bool,
 }
 
 #[derive(Debug, Default)]
 struct Forwarder {
     selector: Selector,
     layers: LayerSelector,
+    temporal: TemporalSelector,
     /// The section's, as long as there is one.
     rewriter: Option<Box<Rewriter>>,
     output: Option<OutputFormat>,
@@ -411,38 +514,51 @@ impl Forwarder {
     }
 
     /// Decides on a packet.
-    fn choose(&mut self, arrival: Arrival<'_>, quality: TrackQuality) -> Choice {
-        let Arrival { kind, packet, encoding, active, highest_layer, .. } = arrival;
+    fn choose(&mut self, arrival: Arrival<'_>, target: Target) -> Choice {
+        let Arrival { kind, packet, encoding, highest_layer, .. } = arrival;
         let ignore = Choice { action: Action::Ignore, keyframe: None };
         if packet.empty {
             // Padding of a sender that probes without retransmission payloads.
             let action = if self.selector.is_current(encoding) { Action::LeaveOut } else { Action::Ignore };
             return Choice { action, ..ignore };
         }
-        let Some(target) = Selector::target(active, quality) else { return ignore };
         let can_start = kind == MediaKind::Audio || packet.keyframe;
-        let selection = self.selector.select(encoding, target, can_start);
-        let keyframe = self.selector.wants(target).then_some(target);
+        let selection = self.selector.select(encoding, target.encoding, can_start);
+        let keyframe = self.selector.wants(target.encoding).then_some(target.encoding);
         match selection {
             Selection::Forward => {}
             Selection::Switch => {
                 self.switch();
                 self.layers.start(packet.layer);
+                self.temporal.start(target.temporal);
             }
             Selection::Drop => return Choice { keyframe, ..ignore },
+        }
+        if encoding > target.encoding && !target.bridges {
+            return Choice { action: Action::LeaveOut, keyframe };
+        }
+        if let Some(layer) = packet.temporal {
+            let wanted = match encoding.cmp(&target.encoding) {
+                // On its way down: as little as there can be of it until the keyframe comes.
+                Ordering::Greater => 0,
+                Ordering::Equal => target.temporal,
+                Ordering::Less => TOP_TEMPORAL,
+            };
+            if !self.temporal.select(packet.timestamp, layer, packet.keyframe, wanted) {
+                return Choice { action: Action::LeaveOut, keyframe };
+            }
         }
         let Some(layer) = packet.layer else {
             return Choice { action: Action::Send { marker: packet.marker, announce: None }, keyframe };
         };
-        let wanted = target_layer(active, quality);
-        let action = match self.layers.select(packet, layer, wanted) {
+        let action = match self.layers.select(packet, layer, target.spatial) {
             LayerSelection::Forward { picture_end, announce } => {
                 Action::Send { marker: packet.marker || picture_end, announce }
             }
             LayerSelection::Drop => Action::LeaveOut,
         };
         // In a keyframe, the layers above are about to come.
-        let lacks_layer = !layer.refresh && self.layers.wants(wanted, highest_layer);
+        let lacks_layer = !layer.refresh && self.layers.wants(target.spatial, highest_layer);
         Choice { action, keyframe: keyframe.or(lacks_layer.then_some(encoding)) }
     }
 

@@ -56,13 +56,19 @@ pub(crate) struct StreamLayers {
 impl StreamLayers {
     /// Completes a publisher's packet with what its dependency descriptor says.
     pub(crate) fn describe(&mut self, packet: &mut MediaPacket<'_>) {
-        if matches!(packet.format.codec, Codec::Av1 | Codec::Vp9)
+        let codec = packet.format.codec;
+        if matches!(codec, Codec::Av1 | Codec::Vp9 | Codec::H264 | Codec::Other)
             && let Some(descriptor) = packet.extensions.dependency_descriptor
             && let Some(described) = self.descriptors.read(descriptor, packet.timestamp)
         {
-            packet.layer = packet.layer.or(Some(described.layer));
-            packet.layers = packet.layers.or(described.layers);
-            packet.targets = Some(described.targets);
+            packet.temporal = packet.temporal.or(Some(described.temporal));
+            if matches!(codec, Codec::Av1 | Codec::Vp9) {
+                packet.layer = packet.layer.or(Some(described.layer));
+                packet.layers = packet.layers.or(described.layers);
+                packet.targets = Some(described.targets);
+            } else {
+                packet.keyframe |= described.structure;
+            }
         }
     }
 

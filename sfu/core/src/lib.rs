@@ -18,6 +18,7 @@
 //! while let Output::Transmit(_) | Output::Event { .. } = shard.poll_output() {}
 //! ```
 
+mod allocator;
 mod config;
 mod connection;
 mod demux;
@@ -28,6 +29,8 @@ mod forwarder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod io;
+mod ladder;
+mod layer_rates;
 mod layers;
 pub mod media;
 mod media_session;
@@ -38,6 +41,7 @@ mod selector;
 mod shard;
 mod silence;
 mod speakers;
+mod temporal;
 mod track;
 mod upstream;
 mod vp8;

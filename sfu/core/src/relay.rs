@@ -15,13 +15,14 @@
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
-use zynk_protocol::{BackupUse, MediaKind, MimeType, RoomSid, TrackSid};
+use zynk_protocol::{BackupUse, MediaKind, MimeType, ParticipantSid, RoomSid, TrackSid, TrackSource};
 
 use crate::{
     connection::{MediaPacket, PayloadFormat, PictureIds, Rid},
     dependency_descriptor::DecodeTargets,
     layers::Layer,
     media::extensions::{AudioLevel, CaptureTime, Extensions, PlayoutDelay, VideoOrientation},
+    temporal::TemporalLayer,
     track::PublisherClock,
 };
 
@@ -102,6 +103,9 @@ pub(crate) struct RelayedTrack {
     pub(crate) sid: TrackSid,
     pub(crate) link: TrackLink,
     pub(crate) kind: MediaKind,
+    pub(crate) source: TrackSource,
+    /// Whose it is.
+    pub(crate) participant: ParticipantSid,
     /// Of its encodings, lowest first; a single one has none.
     pub(crate) rids: Vec<Option<Rid>>,
     /// The codec that the publisher was asked for.
@@ -126,6 +130,7 @@ pub(crate) struct RelayedPacket {
     keyframe: bool,
     ids: Option<PictureIds>,
     layer: Option<Layer>,
+    temporal: Option<TemporalLayer>,
     layers: Option<u8>,
     targets: Option<DecodeTargets>,
     audio_level: Option<AudioLevel>,
@@ -248,6 +253,7 @@ impl RelayBatch {
             keyframe: packet.keyframe,
             ids: packet.ids,
             layer: packet.layer,
+            temporal: packet.temporal,
             layers: packet.layers,
             targets: packet.targets,
             audio_level: packet.extensions.audio_level,
@@ -290,6 +296,7 @@ impl RelayBatch {
             keyframe: packet.keyframe,
             ids: packet.ids,
             layer: packet.layer,
+            temporal: packet.temporal,
             layers: packet.layers,
             targets: packet.targets,
         })

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use rand::{Rng, RngExt};
 
-use crate::connection::{PacketHead, PictureIds};
+use crate::connection::{Codec, PacketHead, PictureIds};
 
 /// Numbers of a forwarded packet.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub(crate) struct Rewriter {
     offsets: [Offsets; EPOCHS_MAX],
     /// What was left out of the source, from oldest to newest.
     runs: VecDeque<Run>,
+    /// Same, of the source before it.
+    runs_before: (Epoch, VecDeque<Run>),
 }
 
 /// Packets of a source, one after the other, that have no outgoing numbers.
@@ -64,6 +66,8 @@ struct Run {
     end: u64,
     /// Packets that were left out before these.
     before: u64,
+    /// Whole pictures of VP8 that were left out up to the run's end: its receivers wait for those whose number is missing.
+    pictures: u16,
 }
 
 impl Run {
@@ -94,6 +98,8 @@ pub(crate) struct Offsets {
     picture: u16,
     tl0: u8,
     frame: u16,
+    /// Pictures of the source were left out as well, and it is known no more which.
+    unknown_pictures: bool,
 }
 
 impl Offsets {
@@ -102,10 +108,10 @@ impl Offsets {
         timestamp.wrapping_sub(self.timestamp)
     }
 
-    /// The outgoing picture ids.
-    pub(crate) fn ids(self, ids: PictureIds) -> PictureIds {
+    /// The outgoing picture ids, where so many pictures were left out before.
+    pub(crate) fn ids(self, ids: PictureIds, left_out: u16) -> PictureIds {
         PictureIds {
-            picture_id: ids.picture_id.wrapping_sub(self.picture) & 0x7fff,
+            picture_id: ids.picture_id.wrapping_sub(self.picture).wrapping_sub(left_out) & 0x7fff,
             tl0_pic_idx: ids.tl0_pic_idx.map(|index| index.wrapping_sub(self.tl0)),
         }
     }
@@ -140,6 +146,7 @@ impl Rewriter {
             epoch: Epoch::default(),
             offsets: [Offsets::default(); EPOCHS_MAX],
             runs: VecDeque::new(),
+            runs_before: (Epoch::default(), VecDeque::new()),
         }
     }
 
@@ -154,9 +161,30 @@ impl Rewriter {
         self.offsets.get(epoch.place()).copied().filter(|_| age < EPOCHS_MAX)
     }
 
+    /// How many whole pictures of a source were left out before one of its packets; none if that is known no more. Always 0
+    /// but for VP8.
+    pub(crate) fn pictures_left_out(&self, epoch: Epoch, number: u64) -> Option<u16> {
+        let runs = match &self.runs_before {
+            _ if epoch == self.epoch && self.source.is_some() => &self.runs,
+            (before, runs) if *before == epoch => runs,
+            _ => return self.offsets(epoch).filter(|offsets| !offsets.unknown_pictures).map(|_| 0),
+        };
+        pictures_before(runs, number)
+    }
+
     /// The next packet begins a new source.
     pub(crate) fn switch(&mut self) {
-        self.source = None;
+        if self.source.take().is_none() {
+            return;
+        }
+        let (before, runs) = &mut self.runs_before;
+        if runs.back().is_some_and(|run| run.pictures > 0)
+            && let Some(offsets) = self.offsets.get_mut(before.place())
+        {
+            offsets.unknown_pictures = true;
+        }
+        std::mem::swap(runs, &mut self.runs);
+        *before = self.epoch;
         self.runs.clear();
     }
 
@@ -173,14 +201,19 @@ impl Rewriter {
         // What is missing between two packets left out of one picture would be left out as well.
         let same_picture = source.left_out_timestamp == Some(packet.timestamp);
         let end = number.saturating_add(1);
+        let is_picture = packet.format.codec == Codec::Vp8 && !packet.empty && !same_picture;
         match self.runs.back_mut() {
-            Some(last) if last.end == number || (same_picture && last.end > source.highest) => last.end = end,
+            Some(last) if last.end == number || (same_picture && last.end > source.highest) => {
+                last.end = end;
+                last.pictures = last.pictures.wrapping_add(is_picture.into());
+            }
             last => {
-                let before = last.map_or(0, |last| last.total());
+                let (before, pictures) = last.map_or((0, 0), |last| (last.total(), last.pictures));
                 if self.runs.len() >= RUNS_MAX {
                     self.runs.pop_front();
                 }
-                self.runs.push_back(Run { first: number, end, before });
+                let pictures = pictures.wrapping_add(is_picture.into());
+                self.runs.push_back(Run { first: number, end, before, pictures });
             }
         }
         source.highest = number;
@@ -228,10 +261,11 @@ impl Rewriter {
 
     fn numbers(&self, packet: &PacketHead, sequence: u64, ids: Option<PictureIds>) -> Rewritten {
         let offsets = self.source.map(|source| source.offsets).unwrap_or_default();
+        let left_out = pictures_before(&self.runs, packet.sequence).unwrap_or(0);
         Rewritten {
             sequence,
             timestamp: offsets.timestamp(packet.timestamp),
-            ids: ids.map(|ids| offsets.ids(ids)),
+            ids: ids.map(|ids| offsets.ids(ids, left_out)),
             frame: packet.frame.map(|number| offsets.frame(number)),
         }
     }
@@ -263,8 +297,23 @@ impl Rewriter {
             sequence_base: self.next_sequence,
             highest: packet.sequence,
             left_out_timestamp: None,
-            offsets: Offsets { timestamp: packet.timestamp.wrapping_sub(timestamp), picture, tl0, frame },
+            offsets: Offsets {
+                timestamp: packet.timestamp.wrapping_sub(timestamp),
+                picture,
+                tl0,
+                frame,
+                unknown_pictures: false,
+            },
         }
+    }
+}
+
+/// Pictures that were left out before a packet; none if it came before everything that is remembered.
+fn pictures_before(runs: &VecDeque<Run>, number: u64) -> Option<u16> {
+    match runs.iter().rfind(|run| run.first <= number) {
+        Some(run) => Some(run.pictures),
+        None if runs.front().is_some_and(|run| run.before > 0) => None,
+        None => Some(0),
     }
 }
 
@@ -353,6 +402,51 @@ mod tests {
         assert!(rewriter.leave_out(&packet(15, 1)).is_none(), "14 is of the same picture, and left out too");
         assert_eq!(rewriter.rewrite(now, &packet(16, 2)).unwrap().sequence, first + 3);
         assert!(rewriter.leave_out(&packet(14, 1)).is_none());
+    }
+
+    #[test]
+    fn receivers_do_not_miss_pictures_that_were_left_out() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(8));
+        // Pictures of two packets each, of which every other one is left out.
+        let picture = |number: u16, packet_number: u64| {
+            let sequence = 2 * u64::from(number) + packet_number;
+            with_ids(packet(sequence, 3000 * u32::from(number)), ids((0x7ffd + number) & 0x7fff, 0))
+        };
+        let mut sent = Vec::new();
+        for number in 0..8_u16 {
+            for part in 0..2 {
+                let packet = picture(number, part);
+                if number % 2 == 0 {
+                    sent.push(rewriter.rewrite(now, &packet).unwrap().ids.unwrap().picture_id);
+                } else {
+                    rewriter.leave_out(&packet);
+                }
+            }
+        }
+        assert_eq!(sent, [0x7ffd, 0x7ffd, 0x7ffe, 0x7ffe, 0x7fff, 0x7fff, 0, 0]);
+        let epoch = rewriter.epoch();
+        let left_out = |rewriter: &Rewriter, number| rewriter.pictures_left_out(epoch, number);
+        assert_eq!([0, 4, 9, 13].map(|number| left_out(&rewriter, number)), [0, 1, 2, 3].map(Some));
+        rewriter.switch();
+        assert_eq!(left_out(&rewriter, 9), Some(2), "for what still waits, or is asked for again");
+        rewriter.switch();
+        let next = rewriter.rewrite(now, &with_ids(packet(900, 5), ids(100, 0))).unwrap();
+        assert_eq!(next.ids.unwrap().picture_id, 1);
+        assert_eq!(left_out(&rewriter, 9), Some(2));
+        rewriter.switch();
+        assert_eq!(left_out(&rewriter, 9), None, "two sources later");
+        assert_eq!(rewriter.pictures_left_out(rewriter.epoch(), 900), Some(0));
+    }
+
+    #[test]
+    fn padding_is_no_picture() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(9));
+        rewriter.rewrite(now, &with_ids(packet(10, 0), ids(5, 0))).unwrap();
+        rewriter.leave_out(&PacketHead { empty: true, ..packet(11, 1) });
+        let next = rewriter.rewrite(now, &with_ids(packet(12, 2), ids(6, 0))).unwrap();
+        assert_eq!(next.ids.unwrap().picture_id, 6);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Which simulcast encoding a subscription forwards.
 
-use zynk_protocol::TrackQuality;
-
 /// What to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Selection {
@@ -22,15 +20,9 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    /// The best encoding that is being sent and that the subscriber wants; `active` tells which are sent.
-    pub(crate) fn target(active: &[bool], quality: TrackQuality) -> Option<usize> {
-        let highest = active.len().checked_sub(1)?;
-        let wanted = match quality {
-            TrackQuality::Low => 0,
-            TrackQuality::Medium => highest.min(1),
-            TrackQuality::High => highest,
-        };
-        let at_most = (0..=wanted).rev().find(|index| active.get(*index) == Some(&true));
+    /// The best encoding up to `highest` that is being sent, else the least; `active` tells which are sent.
+    pub(crate) fn target(active: &[bool], highest: usize) -> Option<usize> {
+        let at_most = (0..=highest).rev().find(|index| active.get(*index) == Some(&true));
         at_most.or_else(|| active.iter().position(|active| *active))
     }
 
@@ -44,6 +36,11 @@ impl Selector {
             }
             _ => Selection::Drop,
         }
+    }
+
+    /// What is being forwarded.
+    pub(crate) fn current(&self) -> Option<usize> {
+        self.current
     }
 
     /// Whether `index` is what is being forwarded.
@@ -69,12 +66,12 @@ mod tests {
     #[test]
     fn the_best_active_encoding_within_the_wish_is_the_target() {
         let target = Selector::target;
-        assert_eq!(target(&[true, true, true], TrackQuality::High), Some(2));
-        assert_eq!(target(&[true, true, false], TrackQuality::High), Some(1));
-        assert_eq!(target(&[true, true, true], TrackQuality::Low), Some(0));
-        assert_eq!(target(&[false, false, true], TrackQuality::Low), Some(2), "better than nothing");
-        assert_eq!(target(&[false], TrackQuality::High), None);
-        assert_eq!(target(&[], TrackQuality::High), None);
+        assert_eq!(target(&[true, true, true], 2), Some(2));
+        assert_eq!(target(&[true, true, false], 2), Some(1));
+        assert_eq!(target(&[true, true, true], 0), Some(0));
+        assert_eq!(target(&[false, false, true], 0), Some(2), "better than nothing");
+        assert_eq!(target(&[false], 7), None);
+        assert_eq!(target(&[], 7), None);
     }
 
     #[test]

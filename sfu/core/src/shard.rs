@@ -9,6 +9,7 @@
 //!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
 
+mod allocate;
 mod backup;
 mod commands;
 mod deliver;
@@ -33,9 +34,11 @@ use std::{
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
-use zynk_protocol::{Bitrate, ConnectionId, ConnectionState, EndReason, NodeEvent, RoomSid, TrackSid};
+use zynk_protocol::{
+    Bitrate, ConnectionId, ConnectionState, EndReason, NodeEvent, ParticipantSid, RoomSid, TrackSid,
+};
 
 use crate::{
     Input, Output, ShardConfig, ShardError, Transport,
@@ -48,6 +51,7 @@ use crate::{
     track::Track,
 };
 
+pub(crate) use allocate::Allocation;
 use deliveries::Deliveries;
 use outbox::Outbox;
 use relay::Relay;
@@ -128,6 +132,10 @@ impl Serials {
 struct Room {
     endpoints: Vec<EndpointKey>,
     speakers: Speakers,
+    /// Those who publish in other shards.
+    overheard: Speakers,
+    /// Who speaks.
+    speaking: FxHashSet<ParticipantSid>,
 }
 
 /// Counters since the shard was made, and sizes now.

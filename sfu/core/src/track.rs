@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zynk_protocol::{BackupUse, MediaKind, MimeType, RoomSid, TrackSid};
+use zynk_protocol::{BackupUse, MediaKind, MimeType, ParticipantSid, RoomSid, TrackSid, TrackSource};
 
 use crate::{
     ShardIndex,
     connection::{MediaPacket, Mid, PacketHead, PayloadFormat, Rid},
     dependency_descriptor::DecodeTargets,
+    layer_rates::LayerRates,
     layers::StreamLayers,
     media::{
         egress::NtpTime,
@@ -26,6 +27,9 @@ use crate::{
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
 
+/// Taken for what header, extensions and tag add to a payload.
+pub(crate) const OVERHEAD_BYTES_ASSUMED: usize = 40;
+
 /// A track whose section has been negotiated.
 #[derive(Debug)]
 pub(crate) struct Track {
@@ -34,6 +38,9 @@ pub(crate) struct Track {
     pub(crate) serial: u32,
     pub(crate) origin: Origin,
     pub(crate) kind: MediaKind,
+    pub(crate) source: TrackSource,
+    /// Whose it is.
+    pub(crate) participant: ParticipantSid,
     /// Lowest first, at most [`LAYERS_MAX`]; one for a track without simulcast.
     pub(crate) encodings: Vec<Encoding>,
     /// Which of them are being sent.
@@ -77,6 +84,8 @@ pub(crate) struct RelayOrigin {
 pub(crate) struct Encoding {
     pub(crate) rid: Option<Rid>,
     pub(crate) layers: StreamLayers,
+    /// What its layers take, of video.
+    pub(crate) rates: Option<Box<LayerRates>>,
     /// Its packets, once for all who receive them.
     pub(crate) store: PacketStore,
     /// What came last, of audio: who begins to receive it begins with that.
@@ -157,6 +166,7 @@ impl Encoding {
         Self {
             rid,
             layers: StreamLayers::default(),
+            rates: (kind == MediaKind::Video).then(Box::default),
             store: PacketStore::new(store),
             last_audio: None,
             targets: TargetHistory::default(),
@@ -209,8 +219,14 @@ impl Track {
         if packet.keyframe {
             encoding.keyframes.on_keyframe(now);
         }
+        let begins_frame = encoding.timestamp != Some(packet.timestamp);
+        if let Some(rates) = &mut encoding.rates {
+            let layers =
+                (packet.layer.map_or(0, |layer| layer.spatial), packet.temporal.map_or(0, |layer| layer.id));
+            rates.on_packet(now, layers, packet.payload.len() + OVERHEAD_BYTES_ASSUMED, begins_frame);
+        }
         // Padding has no payload and is no frame.
-        if packet.payload.is_empty() || encoding.timestamp == Some(packet.timestamp) {
+        if packet.payload.is_empty() || !begins_frame {
             return;
         }
         encoding.timestamp = Some(packet.timestamp);

@@ -5,6 +5,7 @@
 use crate::{
     connection::PictureIds,
     media::egress::{PATCH_BYTES_MAX, PayloadPatch},
+    temporal::TemporalLayer,
 };
 
 /// The descriptor is extended.
@@ -13,6 +14,10 @@ const X: u8 = 0x80;
 const I: u8 = 0x80;
 /// TL0PICIDX is present.
 const L: u8 = 0x40;
+/// The temporal layer is present.
+const T: u8 = 0x20;
+/// The frame depends on the lowest temporal layer alone.
+const Y: u8 = 0x20;
 /// The picture id has 15 bits.
 const M: u8 = 0x80;
 
@@ -27,6 +32,22 @@ pub(crate) fn ids(payload: &[u8]) -> Option<PictureIds> {
         _ => Some(*payload.get(4)?),
     };
     Some(PictureIds { picture_id: u16::from_be_bytes([high & !M, low]), tl0_pic_idx })
+}
+
+/// The frame's temporal layer, where the stream has any.
+pub(crate) fn temporal_layer(payload: &[u8]) -> Option<TemporalLayer> {
+    let [first, extension, ..] = *payload else { return None };
+    if first & X == 0 || extension & T == 0 {
+        return None;
+    }
+    let id_bytes = match extension & I {
+        0 => 0,
+        _ if payload.get(2)? & M == 0 => 1,
+        _ => 2,
+    };
+    let octet = *payload.get(2 + id_bytes + usize::from(extension & L != 0))?;
+    let id = octet >> 6;
+    Some(TemporalLayer { id, from_base: octet & Y != 0, opens: id })
 }
 
 /// What makes a payload's running numbers `ids`; none if it has no place for them.
@@ -54,6 +75,17 @@ mod tests {
         patch(&payload, wished).unwrap().apply(&mut changed).unwrap();
         assert_eq!(ids(&changed), Some(wished));
         assert_eq!((&changed[..2], &changed[5..]), (&payload[..2], &payload[5..]));
+    }
+
+    #[test]
+    fn temporal_layers_stand_behind_the_running_numbers() {
+        let layer = |id, from_base| Some(TemporalLayer { id, from_base, opens: id });
+        assert_eq!(temporal_layer(&[0x90, 0xe0, 0x92, 0x34, 7, 0x80 | Y, 0x55]), layer(2, true));
+        assert_eq!(temporal_layer(&[0x90, 0xa0, 0x12, 0x40, 0x55]), layer(1, false), "a short picture id");
+        assert_eq!(temporal_layer(&[0x90, 0x60, 7, 0x00]), layer(0, false), "no picture id");
+        assert_eq!(temporal_layer(&[0x90, 0xc0, 0x92, 0x34, 7, 0x55]), None);
+        assert_eq!(temporal_layer(&[0x90, 0xe0, 0x92, 0x34, 7]), None, "cut off");
+        assert_eq!(temporal_layer(&[0x10, 0xe0, 0x92, 0x34, 7, 0x80]), None, "no extension");
     }
 
     #[test]

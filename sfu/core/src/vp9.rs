@@ -5,6 +5,7 @@ use crate::{
     connection::PictureIds,
     layers::Layer,
     media::egress::{PATCH_BYTES_MAX, PayloadPatch},
+    temporal::{TOP_TEMPORAL, TemporalLayer},
 };
 
 /// A picture id is present.
@@ -27,6 +28,8 @@ const M: u8 = 0x80;
 const N: u8 = 0x01;
 /// The frame is predicted from the layer below in the same picture.
 const D: u8 = 0x01;
+/// Frames of higher temporal layers that follow depend on none before this one.
+const U: u8 = 0x10;
 /// References that one frame can list.
 const REFERENCES_MAX: usize = 3;
 
@@ -96,6 +99,14 @@ impl Descriptor {
         })
     }
 
+    /// The frame's temporal layer, if the stream has layers.
+    pub(crate) fn temporal_layer(&self) -> Option<TemporalLayer> {
+        let indices = self.indices?;
+        let id = indices >> 5;
+        let opens = if indices & U != 0 { TOP_TEMPORAL } else { id };
+        Some(TemporalLayer { id, from_base: false, opens })
+    }
+
     /// The number of spatial layers, where the descriptor tells it (with keyframes).
     pub(crate) fn layers(&self) -> Option<u8> {
         self.layers
@@ -146,6 +157,12 @@ mod tests {
         assert!(!middle.is_start());
         assert_eq!(middle.layer(), Some(Layer { spatial: 1, refresh: true, frame_end: true }));
         assert_eq!(middle.layers(), None);
+        assert_eq!(
+            middle.temporal_layer(),
+            Some(TemporalLayer { id: 0, from_base: false, opens: TOP_TEMPORAL })
+        );
+        let upper = parse(&[I | L | F | P | B | E, 0x92, 0x34, 0x43, 4, 0x42]);
+        assert_eq!(upper.temporal_layer(), Some(TemporalLayer { id: 2, from_base: false, opens: 2 }));
     }
 
     #[test]

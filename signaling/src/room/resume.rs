@@ -103,6 +103,7 @@ impl Room {
         self.tell(&sid, signal_response::Message::Reconnect(reconnect));
         self.tell_what_was_missed(&sid);
         self.send_room_update_to(&sid);
+        self.tell_stream_states(&sid, |_, subscription| subscription.starved);
         if let Some(connection) = self.participants.get(&sid).and_then(|p| p.subscriber) {
             self.command(NodeAction::RestartIce { connection: connection.id });
         }

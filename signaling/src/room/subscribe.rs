@@ -31,6 +31,8 @@ pub(super) struct Subscription {
     pub(super) settings: SubscriptionSettings,
     /// Whether it is to receive the track's second codec.
     pub(super) backup: bool,
+    /// Whether it pauses for lack of bandwidth.
+    pub(super) starved: bool,
 }
 
 impl Participant {
@@ -103,7 +105,9 @@ impl Room {
             .kept_settings
             .remove(track)
             .unwrap_or(SubscriptionSettings { quality: first_quality, ..Default::default() });
-        participant.subscriptions.insert(track.clone(), Subscription { allowed, settings, backup });
+        participant
+            .subscriptions
+            .insert(track.clone(), Subscription { allowed, settings, backup, starved: false });
         if allowed {
             self.send_subscribe(sid, track, stream_id, settings);
             self.demand_changed(track);
@@ -229,6 +233,7 @@ impl Room {
             quality: if request.width > 0 && request.height > 0 { TrackQuality::High } else { quality },
             size: (request.width > 0 && request.height > 0).then_some((request.width, request.height)),
             fps: request.fps,
+            priority: request.priority,
         };
         for track in request.track_sids.iter().filter_map(|track| track.parse::<TrackSid>().ok()) {
             self.configure_subscription(sid, &track, settings);
@@ -284,6 +289,43 @@ impl Room {
         {
             let message = livekit::TrackSubscribed { track_sid: track.as_str().to_owned() };
             self.tell(&publisher, signal_response::Message::TrackSubscribed(message));
+        }
+    }
+
+    /// Media of a subscription pauses for lack of bandwidth, or goes on.
+    pub(super) fn stream_state(&mut self, connection: ConnectionId, track: &TrackSid, paused: bool) {
+        let Some(receiver) = self.connections.get(&connection).cloned() else { return };
+        let Some(participant) = self.participants.get_mut(&receiver) else { return };
+        let Some(subscription) = participant.subscriptions.get_mut(track) else { return };
+        subscription.starved = paused;
+        self.tell_stream_states(&receiver, |told, _| told == track);
+    }
+
+    /// Tells a participant which of its subscriptions pause for lack of bandwidth, and which do not.
+    pub(super) fn tell_stream_states(
+        &mut self,
+        sid: &ParticipantSid,
+        of: impl Fn(&TrackSid, &Subscription) -> bool,
+    ) {
+        let Some(participant) = self.participants.get(sid) else { return };
+        let told = participant.subscriptions.iter().filter(|(track, subscription)| of(track, subscription));
+        let mut states: Vec<livekit::StreamStateInfo> = told
+            .filter_map(|(track, subscription)| {
+                let state = match subscription.starved {
+                    true => livekit::StreamState::Paused,
+                    false => livekit::StreamState::Active,
+                };
+                Some(livekit::StreamStateInfo {
+                    participant_sid: self.tracks.get(track)?.as_str().to_owned(),
+                    track_sid: track.as_str().to_owned(),
+                    state: state.into(),
+                })
+            })
+            .collect();
+        if !states.is_empty() {
+            states.sort_by(|a, b| a.track_sid.cmp(&b.track_sid));
+            let update = livekit::StreamStateUpdate { stream_states: states };
+            self.tell(sid, signal_response::Message::StreamStateUpdate(update));
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zynk_netlab::{FlowLink, Loss};
+use zynk_netlab::{FlowLink, LinkStats, Loss};
 
 /// How bad a link is; what changes over time counts from when the client joins. Signaling loses nothing, and is delayed
 /// in both directions as the uplink delays at first.
@@ -85,6 +85,10 @@ impl Link {
     pub(super) fn send(&mut self, now: Instant, datagram: Datagram) {
         let flow = (datagram.destination, Flow::of(&datagram.payload));
         self.0.send(now, flow, datagram.payload.len(), datagram);
+    }
+
+    pub(super) fn stats(&self) -> LinkStats {
+        self.0.stats()
     }
 
     /// When the next datagram arrives, or earlier.

@@ -42,6 +42,21 @@ impl Source {
         Self::new(cid, Media::Video(encodings))
     }
 
+    /// Video in simulcast encodings of so many kbit/s, lowest first, each in three temporal layers.
+    pub(super) fn layered_video(cid: &str, stream: u32, rids: &[String], kbps: [u32; 3]) -> Self {
+        let encodings = (0..).zip(rids).zip(kbps).map(|((index, rid), kbps)| {
+            let video = SyntheticVideo::new(Codec::Vp8, stream + index, VIDEO_FRAME_RATE, kbps * 1000);
+            (Some(rid.clone()), video.in_temporal_layers())
+        });
+        Self::new(cid, Media::Video(encodings.collect()))
+    }
+
+    /// Video in a single stream of so many kbit/s.
+    pub(super) fn single_video(cid: &str, stream: u32, kbps: u32) -> Self {
+        let video = SyntheticVideo::new(Codec::Vp8, stream, VIDEO_FRAME_RATE, kbps * 1000);
+        Self::new(cid, Media::Video(vec![(None, video)]))
+    }
+
     fn new(cid: &str, media: Media) -> Self {
         Self { cid: cid.to_owned(), track: None, media, next: None, keyframe_wanted: false }
     }

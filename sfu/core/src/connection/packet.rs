@@ -16,6 +16,7 @@ use crate::{
     dependency_descriptor::{DecodeTargets, frame_number},
     layers::Layer,
     media::{egress::PayloadPatch, extensions::Extensions, rtp::RtpHeader},
+    temporal::TemporalLayer,
     vp8, vp9,
 };
 
@@ -99,6 +100,8 @@ pub(crate) struct MediaPacket<'a> {
     pub(crate) ids: Option<PictureIds>,
     /// Where it belongs in a stream with spatial layers.
     pub(crate) layer: Option<Layer>,
+    /// The same among temporal layers.
+    pub(crate) temporal: Option<TemporalLayer>,
     /// How many spatial layers the stream has from here on, where it says so.
     pub(crate) layers: Option<u8>,
     /// What its dependency descriptor says of decode targets.
@@ -117,6 +120,7 @@ pub(crate) struct PacketHead {
     pub(crate) empty: bool,
     pub(crate) ids: Option<PictureIds>,
     pub(crate) layer: Option<Layer>,
+    pub(crate) temporal: Option<TemporalLayer>,
     /// Its dependency descriptor tells its decode targets.
     pub(crate) has_targets: bool,
     /// The frame number in its dependency descriptor.
@@ -135,6 +139,7 @@ impl<'a> MediaPacket<'a> {
             empty: self.payload.is_empty(),
             ids: self.ids,
             layer: self.layer,
+            temporal: self.temporal,
             has_targets: self.targets.is_some(),
             frame: self.extensions.dependency_descriptor.and_then(frame_number),
         }
@@ -161,6 +166,7 @@ impl<'a> MediaPacket<'a> {
             keyframe: false,
             ids: None,
             layer: None,
+            temporal: None,
             layers: None,
             targets: None,
         };
@@ -174,12 +180,14 @@ impl<'a> MediaPacket<'a> {
             Codec::Vp8 => {
                 self.keyframe = detect_vp8_keyframe(payload);
                 self.ids = vp8::ids(payload);
+                self.temporal = vp8::temporal_layer(payload);
             }
             Codec::Vp9 => {
                 if let Some(descriptor) = vp9::Descriptor::parse(payload) {
                     self.keyframe = descriptor.is_start();
                     self.ids = descriptor.ids();
                     self.layer = descriptor.layer();
+                    self.temporal = descriptor.temporal_layer();
                     self.layers = descriptor.layers();
                 }
             }
@@ -208,6 +216,7 @@ impl MediaPacket<'static> {
             keyframe: false,
             ids: None,
             layer: None,
+            temporal: None,
             layers: None,
             targets: None,
         };

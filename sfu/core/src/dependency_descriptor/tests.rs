@@ -148,3 +148,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn temporal_layers_open_where_a_frame_is_a_switch() {
+    // L1T3 as libwebrtc writes it: keyframe, and frames of the layers 0, 1 and 2; targets are the three frame rates.
+    let structure = |writer: Writer| {
+        let layers = writer.bits(6, 0).bits(5, 2).bits(2, 0).bits(2, 1).bits(2, 1).bits(2, 3);
+        let indications = layers.bits(6, 0b10_1010).bits(6, 0b10_1010).bits(6, 0b00_0110).bits(6, 0b00_0001);
+        let references = indications.bits(1, 0).bits(6, 0b10_0110).bits(6, 0b10_0010).bits(6, 0b10_0000);
+        references.bits(2, 0).bits(1, 0).bits(1, 0)
+    };
+    let mut reader = DescriptorReader::default();
+    let mut read = |descriptor: Vec<u8>, picture| {
+        let described = reader.read(&descriptor, picture).unwrap();
+        (described.structure, described.temporal.id, described.temporal.opens)
+    };
+    assert_eq!(read(structure(Writer::new(0, 1).flags(0b10000)).done(), 0), (true, 0, 2));
+    assert_eq!(read(short(3, 2), 1), (false, 2, 2));
+    assert_eq!(read(short(2, 3), 2), (false, 1, 2));
+    assert_eq!(read(short(1, 5), 3), (false, 0, 2));
+    // Indications of the frame's own: no switch.
+    let own = Writer::new(1, 9).flags(0b00100).bits(6, 0b11_1111).done();
+    assert_eq!(read(own, 4), (false, 0, 0));
+}

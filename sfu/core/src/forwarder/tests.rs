@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use zynk_protocol::TrackQuality;
 
 use super::*;
 use crate::{connection::MediaPacket, layers::StreamLayers};
@@ -64,6 +65,10 @@ fn arrival<'a>(packet: &'a PacketHead, active: &'a [bool], highest_layer: u8) ->
     Arrival { kind: MediaKind::Video, packet, handle, encoding: 0, active, highest_layer, track_serial: 0 }
 }
 
+fn target(quality: TrackQuality) -> Target {
+    Target { encoding: 0, spatial: wanted_spatial(1, quality), temporal: TOP_TEMPORAL, bridges: true }
+}
+
 struct Subscriber {
     forwarder: Forwarder,
     layers: StreamLayers,
@@ -94,7 +99,7 @@ impl Subscriber {
         let highest_layer = self.layers.highest(self.now);
         let head = &packet.head();
         let arrival = arrival(head, &[true], highest_layer);
-        let choice = self.forwarder.choose(arrival, quality);
+        let choice = self.forwarder.choose(arrival, target(quality));
         self.keyframes_wanted += usize::from(choice.keyframe.is_some());
         let rewriter = self.forwarder.rewriter.as_mut().unwrap();
         let (numbers, content) = match choice.action {
@@ -224,7 +229,8 @@ fn encodings_of_a_simulcast_keep_all_their_layers() {
     for packet in &stream(3, &[0]) {
         let head = packet.head();
         let arrival = arrival(&head, &[true, false], 2);
-        let choice = subscriber.forwarder.choose(arrival, TrackQuality::Low);
+        let spatial = wanted_spatial(2, TrackQuality::Low);
+        let choice = subscriber.forwarder.choose(arrival, Target { spatial, ..target(TrackQuality::Low) });
         assert!(matches!(choice.action, Action::Send { marker, .. } if marker == packet.marker));
     }
 }

@@ -28,6 +28,24 @@ impl Bitrate {
         self.0
     }
 
+    /// The sum, saturating.
+    #[must_use]
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// What is left without `other`; nothing if that is more.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// So many percent of it, saturating.
+    #[must_use]
+    pub const fn percent(self, percent: u64) -> Self {
+        Self(self.0.saturating_mul(percent) / 100)
+    }
+
     /// How long sending `bytes` takes, in whole nanoseconds; an hour at rate zero.
     #[must_use]
     pub fn time_of(self, bytes: u16) -> Duration {
@@ -60,6 +78,8 @@ mod tests {
         assert_eq!(Bitrate::ZERO.time_of(1), Duration::from_secs(3600));
         assert_eq!(Bitrate::bps(u64::MAX).bytes_in(Duration::MAX), u64::MAX);
         assert_eq!(Bitrate::kbps(u64::MAX).time_of(u16::MAX), Duration::ZERO);
+        assert_eq!(Bitrate::kbps(200).percent(150), Bitrate::kbps(300));
+        assert_eq!(Bitrate::kbps(1).saturating_sub(Bitrate::kbps(2)), Bitrate::ZERO);
         assert_eq!(Bitrate::kbps(2500).to_string(), "2500 kbit/s");
     }
 }

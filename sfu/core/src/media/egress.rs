@@ -271,6 +271,17 @@ impl EgressStream {
         Some(entry.packet())
     }
 
+    /// Whether one more copy of what [`Self::resend`] granted may be sent.
+    pub fn copy_resend(&mut self) -> bool {
+        self.rtx.as_mut().is_some_and(|rtx| rtx.limit.may_copy())
+    }
+
+    /// The tag of a packet that was sent, as far as that is remembered.
+    #[must_use]
+    pub fn sent_tag(&mut self, sequence: u16) -> Option<u16> {
+        self.sent.get_mut(sequence).map(|entry| entry.packet().tag)
+    }
+
     /// What [`Self::resend`] granted is not sent after all.
     pub fn forgo_resend(&mut self) {
         if let Some(rtx) = &mut self.rtx {

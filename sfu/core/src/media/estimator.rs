@@ -12,6 +12,7 @@
 //! An estimator that has not sent anything holds no state of the algorithm.
 
 mod congestion;
+mod probe_meter;
 #[cfg(test)]
 mod tests;
 
@@ -31,8 +32,8 @@ use congestion::{Congestion, Update};
 pub const TARGET_MIN: Bitrate = Bitrate::kbps(5);
 /// The highest target: beyond it a figure is a lie or a mistake.
 pub const TARGET_MAX: Bitrate = Bitrate::kbps(1_000_000);
-/// What all streams together are taken to want before anybody says so. Probes go up to twice that, and libwebrtc's up to
-/// 5 Mbit/s where the need is not known (`kDefaultMaxProbingBitrate`).
+/// What the first probes take all streams together to want: they go up to twice that, as libwebrtc's do where the need is not
+/// known (`kDefaultMaxProbingBitrate`). Later ones are its owner's business, see [`Estimator::probe`].
 pub const DESIRED_START: Bitrate = Bitrate::kbps(2_500);
 /// How often the algorithm looks at the time while packets are sent: where feedback comes, it does so with each, and
 /// after this without.
@@ -95,8 +96,6 @@ pub enum EstimatorOutput {
 pub struct Estimator {
     config: EstimatorConfig,
     congestion: Option<Box<Congestion>>,
-    /// All streams' wish, to probe for.
-    desired: Bitrate,
     remb: Option<Bitrate>,
     /// As the algorithm has it, before REMB.
     estimated: Rates,
@@ -121,7 +120,6 @@ impl Estimator {
         Self {
             config: EstimatorConfig { target_min, target_start, target_max, twcc: config.twcc },
             congestion: None,
-            desired: DESIRED_START,
             remb: None,
             estimated: rates_of(target_start),
             told: None,
@@ -190,14 +188,12 @@ impl Estimator {
         }
     }
 
-    /// Tells what all streams together would take if there was room: probing goes up to about twice that.
-    pub fn set_desired(&mut self, now: Instant, desired: Bitrate) {
-        let desired = desired.min(self.config.target_max);
-        if desired != self.desired {
-            self.desired = desired;
-            if self.congestion.is_some() {
-                self.with_congestion(now, |congestion| congestion.set_desired(now, desired));
-            }
+    /// Has it tried whether the path carries `rate`. The algorithm itself probes at the beginning alone. Only with transport-wide feedback,
+    /// and once something has been sent.
+    pub fn probe(&mut self, now: Instant, rate: Bitrate) {
+        let rate = rate.min(self.config.target_max);
+        if self.config.twcc && self.congestion.is_some() {
+            self.with_congestion(now, |congestion| congestion.probe(rate));
         }
     }
 
@@ -251,13 +247,13 @@ impl Estimator {
 
     /// Runs the algorithm, beginning it if it does not run, and takes what it wants.
     fn with_congestion(&mut self, now: Instant, run: impl FnOnce(&mut Congestion) -> Update) {
-        let (config, desired, start) = (self.config, self.desired, self.estimated.target);
+        let (config, start) = (self.config, self.estimated.target);
         // The crate is a port with assertions. They are not reachable with what `Congestion` lets through;
         // should one be, it is this receiver's estimate that begins anew, not the shard that ends.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut first = Update::default();
             let congestion = self.congestion.get_or_insert_with(|| {
-                let (congestion, update) = Congestion::begin(now, config, start, desired);
+                let (congestion, update) = Congestion::begin(now, config, start);
                 first = update;
                 Box::new(congestion)
             });

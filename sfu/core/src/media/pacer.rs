@@ -28,7 +28,7 @@ pub use probes::{PROBES_MAX, ProbeCluster};
 use super::{bitrate::Bitrate, twcc::ProbeClusterId};
 use probes::Prober;
 
-/// How long a packet waits at most: the remainder of a burst is sent, whatever the rate.
+/// How long a packet waits at most, unless set: the remainder of a burst is sent, whatever the rate.
 pub const SPREAD_MAX: Duration = Duration::from_millis(5);
 /// Portions are this far apart.
 pub const PORTION_INTERVAL: Duration = Duration::from_millis(1);
@@ -102,12 +102,14 @@ struct Queued<T> {
 
 /// The packets of one receiver that wait, as tokens of the owner's choice.
 ///
-/// Memory: 424 bytes, and what the longest queue so far took; it does not allocate once that is reached.
+/// Memory: 496 bytes, and what the longest queue so far took; it does not allocate once that is reached.
 #[derive(Debug)]
 pub struct Pacer<T> {
     queues: [VecDeque<Queued<T>>; CLASSES],
     queued_bytes: usize,
     padding_rate: Bitrate,
+    /// How long a packet waits at most, in nanoseconds.
+    spread_ns: u64,
     /// Nanoseconds that a byte takes at the rate set, 24.8 fixed point.
     byte_time: u64,
     /// How long what has been sent still takes at the rate set, in nanoseconds, as of `debt_at`.
@@ -134,6 +136,7 @@ impl<T: Copy> Pacer<T> {
             queues: Default::default(),
             queued_bytes: 0,
             padding_rate: Bitrate::ZERO,
+            spread_ns: SPREAD_NS,
             byte_time: byte_time(rate),
             debt_ns: 0,
             debt_at: None,
@@ -147,10 +150,11 @@ impl<T: Copy> Pacer<T> {
         }
     }
 
-    /// Sets the rate of sending (at least 1 kbit/s) and that of padding up to which idle time is filled;
-    /// zero for none.
-    pub fn set_rates(&mut self, rate: Bitrate, padding_rate: Bitrate) {
+    /// Sets the rate of sending (at least 1 kbit/s), that of padding up to which idle time is filled, zero for none, and
+    /// how long a packet waits at most.
+    pub fn set_rates(&mut self, rate: Bitrate, padding_rate: Bitrate, spread: Duration) {
         self.byte_time = byte_time(rate);
+        self.spread_ns = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
         self.padding_rate = padding_rate;
         if padding_rate == Bitrate::ZERO {
             self.padded_until = None;
@@ -267,9 +271,11 @@ impl<T: Copy> Pacer<T> {
             PACED.iter().filter_map(|class| self.queues.get(*class as usize)).map(VecDeque::len).sum();
         self.portion_share = match oldest {
             Some((_, at)) if waiting > 1 => {
-                let waited = now.saturating_duration_since(at);
-                let left = SPREAD_MAX.saturating_sub(waited).as_nanos() as u64 / PORTION_NS;
-                waiting.div_ceil(usize::try_from(left).unwrap_or(usize::MAX).max(1))
+                let waited = u64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(u64::MAX);
+                let left = self.spread_ns.saturating_sub(waited) / PORTION_NS;
+                let left = usize::try_from(left).unwrap_or(usize::MAX).max(1);
+                // As long as there are more portions than packets, the rate alone decides.
+                if waiting < left { 0 } else { waiting.div_ceil(left) }
             }
             _ => waiting,
         };
@@ -295,7 +301,7 @@ impl<T: Copy> Pacer<T> {
 
     fn charge(&mut self, now: Instant, bytes: u16, probe: Option<ProbeClusterId>) {
         // More debt would delay what comes after a burst that is already out.
-        self.debt_ns = (self.debt_ns + ((u64::from(bytes) * self.byte_time) >> 8)).min(SPREAD_NS);
+        self.debt_ns = (self.debt_ns + ((u64::from(bytes) * self.byte_time) >> 8)).min(self.spread_ns);
         if self.padding_rate > Bitrate::ZERO {
             // A portion's worth of lateness is made up for: that is how often it is asked for.
             let earliest = now.checked_sub(PORTION_INTERVAL).unwrap_or(now);
@@ -308,14 +314,14 @@ impl<T: Copy> Pacer<T> {
     }
 
     /// Notes what was sent in answer to [`Release::Padding`], in bytes as they count for the estimate; must
-    /// be called before the next is asked for. 0 if nothing could be sent (no stream to pad): a probe is then
-    /// abandoned, padding is tried again later.
+    /// be called before the next is asked for. 0 if nothing could be sent (no stream to pad): a probe that
+    /// has begun is then abandoned, others and padding are tried again later.
     pub fn on_padding(&mut self, now: Instant, bytes: u16, probe: Option<ProbeClusterId>) {
         self.asked = false;
         if bytes > 0 {
             self.charge(now, bytes, probe);
         } else if probe.is_some() {
-            self.prober.abandon();
+            self.prober.starve(now);
         } else {
             self.padded_until = Some(now + PADDING_RETRY);
         }

@@ -10,7 +10,7 @@ use zynk_protocol::{
     TrackSid,
 };
 
-use super::{EndpointKey, Shard, SubscriptionKey, TrackKey};
+use super::{Allocation, EndpointKey, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{Connection, DataSent},
     demux::draw_credentials,
@@ -18,7 +18,7 @@ use crate::{
     forwarder::Subscription,
     media_session::MediaSession,
     silence::Silence,
-    track::Track,
+    track::{Origin, Track},
 };
 
 /// Changes within this time make one offer.
@@ -104,6 +104,7 @@ impl Shard {
             late_binding: open.late_binding,
             connection: Box::new(connection),
             media: MediaSession::new(self.random.random()),
+            allocation: Allocation::default(),
             credentials: CredentialsNow { current: credentials.clone(), offered: None },
             sections: Vec::new(),
             expected: Vec::new(),
@@ -154,11 +155,13 @@ impl Shard {
         }
         let subscribers = track.subscribers.clone();
         self.tell_muted(key);
-        for subscription in subscribers {
-            if let Some(subscription) = self.subscriptions.get_mut(subscription.0) {
+        for key in subscribers {
+            if let Some(subscription) = self.subscriptions.get_mut(key.0) {
                 subscription.restart();
+                let subscriber = subscription.subscriber;
+                self.allocate_soon(subscriber);
             }
-            self.want_keyframe_for(subscription);
+            self.want_keyframe_for(key);
         }
     }
 
@@ -198,7 +201,10 @@ impl Shard {
         let publisher = track.publisher().and_then(|publisher| self.endpoints.get(publisher.0));
         let Some(room) = publisher.map(|publisher| publisher.room.clone()) else { return };
         self.ask_again(&track.sid);
-        let last_word = self.rooms.get_mut(&room).and_then(|room| room.speakers.remove(&track.sid));
+        let last_word = self.rooms.get_mut(&room).and_then(|room| {
+            room.speaking.remove(&track.participant);
+            room.speakers.remove(&track.sid)
+        });
         if let Some(level) = last_word {
             let event = NodeEvent::Speakers { levels: vec![level] };
             self.events.push_back((room.clone(), event));
@@ -213,6 +219,12 @@ impl Shard {
     pub(super) fn take_track(&mut self, key: TrackKey) -> Option<Track> {
         let track = self.tracks.try_remove(key.0)?;
         self.tell_stopped(key, &track);
+        if let Origin::Relay(origin) = &track.origin
+            && let Some(room) = self.rooms.get_mut(&origin.room)
+            && room.overheard.remove(&track.sid).is_some()
+        {
+            room.speaking.remove(&track.participant);
+        }
         if let Some(publisher) = track.publisher().and_then(|publisher| self.endpoints.get_mut(publisher.0)) {
             for section in publisher.sections.iter_mut().filter(|section| section.track == Some(key)) {
                 section.track = None;
@@ -262,6 +274,7 @@ impl Shard {
         endpoint.order.retain(|other| *other != key);
         self.release_section(key);
         self.forget_subscription(key);
+        self.allocate_soon(endpoint_key);
     }
 
     fn configure(&mut self, connection: ConnectionId, track: TrackSid, settings: SubscriptionSettings) {
@@ -275,6 +288,7 @@ impl Shard {
         let changed = subscription.settings != settings;
         subscription.configure(settings);
         if changed {
+            self.allocate(endpoint_key);
             self.want_keyframe_for_settings(key);
         }
     }

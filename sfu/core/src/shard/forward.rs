@@ -9,8 +9,7 @@ use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
     media::store::{FrameInfo, PacketInfo},
-    selector::Selector,
-    track::{Origin, Source},
+    track::{OVERHEAD_BYTES_ASSUMED, Origin, Source},
 };
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
@@ -19,9 +18,6 @@ const SOURCES_REPLACED_MAX: u32 = 256;
 /// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
 /// The longest packets in use (ptime) are of 60 ms.
 const LAST_AUDIO_AGE_MAX: Duration = Duration::from_millis(60);
-
-/// Taken for what header, extensions and tag add to a payload, in the pacer.
-const OVERHEAD_BYTES_ASSUMED: usize = 40;
 
 impl Shard {
     /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
@@ -134,9 +130,17 @@ impl Shard {
         self.deliveries.push(arrived, receivers);
     }
 
-    /// A subscription can be served from now on. Audio begins with what came last, so that the receiver need not wait
-    /// for the publisher's next packet; of video a keyframe is asked for.
+    /// A subscription can be served from now on.
     pub(super) fn start(&mut self, key: SubscriptionKey) {
+        if let Some(subscription) = self.subscriptions.get(key.0) {
+            self.allocate(subscription.subscriber);
+        }
+        self.begin_media(key);
+    }
+
+    /// Audio begins with what came last, so that the receiver need not wait
+    /// for the publisher's next packet; of video a keyframe is asked for.
+    fn begin_media(&mut self, key: SubscriptionKey) {
         if let Some((arrived, receiver)) = self.last_audio_for(key) {
             self.deliveries.push(arrived, std::iter::once((receiver, key)));
         }
@@ -182,9 +186,10 @@ impl Shard {
 
     /// Starts everything that a connection receives: it has just come up.
     pub(super) fn start_all(&mut self, key: EndpointKey) {
+        self.allocate(key);
         let Some(endpoint) = self.endpoints.get(key.0) else { return };
         for subscription in endpoint.order.clone() {
-            self.start(subscription);
+            self.begin_media(subscription);
         }
     }
 
@@ -220,7 +225,7 @@ impl Shard {
         }
         let Some(track) = self.tracks.get(source.0) else { return };
         let active = track.active();
-        if let Some(target) = Selector::target(&active, subscription.settings.quality) {
+        if let Some(target) = subscription.target_encoding(&active) {
             self.want_keyframe(source, target, sent_before);
         }
     }

@@ -148,6 +148,7 @@ impl Shard {
             return true;
         };
         self.mark_media(key);
+        self.allocate_on_feedback(key);
         for wish in wishes {
             match wish {
                 Wish::Keyframe(mid) => self.handle_keyframe_request(key, mid),
@@ -343,7 +344,13 @@ fn take_rtcp(
             let Some(subscription) = subscriptions.get(key.0) else { return };
             let Some(stream) = &mut section.stream else { return };
             let rtt = media.downstream.rtt_or_default();
+            let congested = media.downstream.is_congested();
             for sequence in pairs.flat_map(NackPair::seqs) {
+                let tag = congested.then(|| stream.sent_tag(sequence)).flatten();
+                let left_behind = tag.is_some_and(|tag| subscription.has_left_behind(tag));
+                if left_behind || !media.downstream.may_resend(now) {
+                    continue;
+                }
                 let Some(sent) = stream.resend(now, sequence, rtt) else { continue };
                 let queued = Queued {
                     subscription: key,
@@ -352,8 +359,15 @@ fn take_rtcp(
                     sequence: u64::from(sent.sequence),
                     tag: sent.tag,
                 };
-                if !media.downstream.push(now, PacketClass::Retransmission, RTX_BYTES_ASSUMED, queued) {
-                    stream.forgo_resend();
+                let mut copies = media.downstream.resend_copies(now);
+                loop {
+                    if !media.downstream.push(now, PacketClass::Retransmission, RTX_BYTES_ASSUMED, queued) {
+                        stream.forgo_resend();
+                    }
+                    copies -= 1;
+                    if copies == 0 || !stream.copy_resend() {
+                        break;
+                    }
                 }
             }
         }

@@ -172,6 +172,8 @@ impl Shard {
             serial,
             origin: Origin::Publisher { endpoint: key, mid: section.mid },
             kind: section.kind,
+            source: announced.source,
+            participant: endpoint.participant.clone(),
             encodings,
             activity: LayerActivity::default(),
             subscribers: Vec::new(),

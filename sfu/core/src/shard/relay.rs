@@ -243,11 +243,25 @@ impl Shard {
         packet.rid = encoding.rid;
         let source = encoding.follow(packet.source, packet.sequence);
         self.stats.relay_packets_received += 1;
+        if let Some(level) = packet.extensions.audio_level {
+            self.overhear(key, level.attenuation);
+        }
         let forward = AssertUnwindSafe(|| self.forward_track(key, index, source, &packet));
         if catch_unwind(forward).is_err() {
             tracing::error!("a track of another worker failed and was ended");
             self.stats.sessions_panicked += 1;
             self.end_relayed(key);
+        }
+    }
+
+    /// Who speaks in another shard comes first here as well.
+    fn overhear(&mut self, key: TrackKey, attenuation: u8) {
+        let Some(track) = self.tracks.get(key.0) else { return };
+        if let Origin::Relay(origin) = &track.origin
+            && let Some(room) = self.rooms.get_mut(&origin.room)
+        {
+            let level = if track.muted { u8::MAX } else { attenuation };
+            room.overheard.observe(&track.sid, &track.participant, level);
         }
     }
 
@@ -357,6 +371,8 @@ impl Shard {
                 flowing: false,
             }),
             kind: relayed.kind,
+            source: relayed.source,
+            participant: relayed.participant.clone(),
             encodings: relayed.rids.iter().take(LAYERS_MAX).map(encoding).collect(),
             activity: LayerActivity::default(),
             subscribers: Vec::new(),
@@ -479,6 +495,8 @@ impl Shard {
             sid,
             link,
             kind: track.kind,
+            source: track.source,
+            participant: track.participant.clone(),
             rids: track.encodings.iter().map(|encoding| encoding.rid).collect(),
             codec: track.codec.clone(),
             format: self.format_of(track),

@@ -77,6 +77,7 @@ impl Shard {
             self.repeat_keyframe_requests();
             self.move_to_backups();
             self.judge_speakers();
+            self.allocate_where_due();
             self.tell_stats();
             self.expire_stores();
             self.outbox.shrink();
@@ -169,6 +170,20 @@ impl Shard {
         let mut reports: Vec<(RoomSid, NodeEvent)> = Vec::new();
         for (sid, room) in &mut self.rooms {
             let levels = room.speakers.judge(now);
+            let overheard = room.overheard.judge(now);
+            for level in levels.iter().chain(&overheard) {
+                match level.active {
+                    true => room.speaking.insert(level.participant.clone()),
+                    false => room.speaking.remove(&level.participant),
+                };
+            }
+            if !(levels.is_empty() && overheard.is_empty()) {
+                for key in &room.endpoints {
+                    if let Some(endpoint) = self.endpoints.get_mut(key.0) {
+                        endpoint.allocation.outdated = true;
+                    }
+                }
+            }
             if !levels.is_empty() {
                 reports.push((sid.clone(), NodeEvent::Speakers { levels }));
             }

@@ -277,6 +277,28 @@ fn l103_a_resume_tells_everything_anew_in_order() {
 }
 
 #[test]
+fn a_resume_tells_which_streams_pause() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    let bob = world.join_active(World::params("bob"));
+    let track = world.publish(&alice, MediaKind::Video);
+    world.publish(&alice, MediaKind::Audio);
+    world.input(RoomInput::SessionClosed { session: bob.session });
+    world.node(NodeEvent::StreamState { connection: bob.downstream(), track: track.clone(), paused: true });
+    let (_, inbox) = resume(&mut world, World::params("bob"));
+    let states: Vec<_> = inbox
+        .into_iter()
+        .filter_map(|message| match message {
+            Response::StreamStateUpdate(update) => Some(update.stream_states),
+            _ => None,
+        })
+        .flatten()
+        .map(|state| (state.track_sid.clone(), state.state()))
+        .collect();
+    assert_eq!(states, [(track.as_str().to_owned(), livekit::StreamState::Paused)]);
+}
+
+#[test]
 fn l104_a_resume_of_nobody_starts_over() {
     let mut world = World::new();
     let (_, inbox) = resume(&mut world, World::params("alice"));

@@ -225,8 +225,10 @@ fn l69_settings_reach_the_node_and_are_kept_before_the_subscription() {
         settings.width = 640;
         settings.height = 360;
         settings.fps = 15;
+        settings.priority = 2;
     });
     assert_eq!((sized.size, sized.fps, sized.paused), (Some((640, 360)), 15, false));
+    assert_eq!(sized.priority, 2);
 }
 
 #[test]
@@ -430,4 +432,32 @@ fn l83_quality_is_told_every_five_seconds_if_it_changed() {
     round(&mut world, 50);
     assert_eq!(world.told(&alice, told), quality(livekit::ConnectionQuality::Lost));
     assert_eq!(world.inbox(&bob), [], "clients before protocol 11 know no LOST, and were told POOR already");
+}
+
+#[test]
+fn l72_a_stream_that_pauses_for_lack_of_bandwidth_is_told() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    let bob = world.join_active(World::params("bob"));
+    let track = world.publish(&alice, MediaKind::Video);
+    for peer in [&alice, &bob] {
+        world.inbox(peer);
+    }
+    for (paused, state) in [(true, livekit::StreamState::Paused), (false, livekit::StreamState::Active)] {
+        let connection = bob.downstream();
+        world.node(NodeEvent::StreamState { connection, track: track.clone(), paused });
+        let inbox = world.inbox(&bob);
+        let [Response::StreamStateUpdate(update)] = &inbox[..] else { panic!("{inbox:?}") };
+        let expected = livekit::StreamStateInfo {
+            participant_sid: alice.sid.as_str().into(),
+            track_sid: track.as_str().into(),
+            state: state.into(),
+        };
+        assert_eq!(update.stream_states, [expected]);
+        assert_eq!(world.inbox(&alice), []);
+    }
+    // Of another's connection, or of a track that was given up meanwhile.
+    let connection = alice.downstream();
+    world.node(NodeEvent::StreamState { connection, track, paused: true });
+    assert_eq!((world.inbox(&alice), world.inbox(&bob)), (vec![], vec![]));
 }

@@ -62,6 +62,15 @@ impl RtxLimit {
         self.credit += GRANTED - bytes as i64 * 1000;
     }
 
+    /// Whether one more copy of what was just granted may go.
+    pub(super) fn may_copy(&mut self) -> bool {
+        let may = self.credit > 0;
+        if may {
+            self.credit -= GRANTED;
+        }
+        may
+    }
+
     /// Whether a packet may be sent again now; if so, that is noted.
     pub(super) fn may_resend(&mut self, now: Instant, rtt: Duration, entry: &mut Entry) -> bool {
         if self.credit <= 0 || entry.sends.get() > self.config.resends_max {

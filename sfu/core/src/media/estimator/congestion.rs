@@ -8,8 +8,8 @@
 //! - times are asserted not to be negative, sizes of probe packets to be above 0, a round trip not to be 0;
 //! - the robust throughput estimator walks its whole window (up to 500 packets) for every packet: the
 //!   Bayesian one is used, as libwebrtc did until 2023;
-//! - the detector of application-limited regions reads the clock for the time a region began at. That time is
-//!   only compared with ours, counted from the same moment, and shifts periodic probing at most.
+//! - the detector of application-limited regions reads the clock for the time a region began at: periodic probing,
+//!   which depends on it, is off.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use goog_cc::{
     units::{DataRate, DataSize, TimeDelta, Timestamp},
 };
 
-use super::{EstimatorConfig, probe_id};
+use super::{DESIRED_START, EstimatorConfig, probe_id, probe_meter::ProbeMeter};
 use crate::media::{
     bitrate::Bitrate,
     pacer::ProbeCluster,
@@ -38,6 +38,16 @@ const CLOCK_STEP_MAX_US: i64 = 10_000_000;
 const LOSSES_MAX: usize = 256;
 /// Probes whose sizes are remembered to interpret feedback. Packets of older ones count as media.
 const PROBES_KNOWN_MAX: usize = 8;
+/// Probes that the algorithm did not ask for are numbered from here on. It counts its own from 1, a few a minute.
+const OWN_PROBES: u16 = 0x8000;
+/// A probe's length: libwebrtc's `min_probe_duration`.
+const PROBE_DURATION: Duration = Duration::from_millis(15);
+/// The least packets that tell a rate: libwebrtc's `min_probe_packets_sent`.
+const PROBE_PACKETS: u16 = 5;
+/// What a probe told is an upper bound for so long.
+const TOLD_HOLDS: Duration = Duration::from_millis(500);
+/// Of the target, GoogCC's `kDefaultPaceMultiplier`.
+const PACING_PERCENT: u64 = 250;
 const RTT_MIN: Duration = Duration::from_millis(1);
 const RTT_MAX: Duration = Duration::from_secs(10);
 
@@ -58,6 +68,14 @@ pub(super) struct Congestion {
     clock_offset_us: Option<i64>,
     losses: Vec<PacketReport>,
     probes: [Option<ProbeCluster>; PROBES_KNOWN_MAX],
+    /// The last probe that the algorithm did not ask for: it does not know of it.
+    own_probe: Option<ProbeMeter>,
+    own_probe_number: u16,
+    /// What one told last, and when.
+    told: Option<(Instant, Bitrate)>,
+    /// How long the newest packet that came was under way, on two clocks.
+    transit_us: i64,
+    config: EstimatorConfig,
 }
 
 impl std::fmt::Debug for Congestion {
@@ -68,12 +86,7 @@ impl std::fmt::Debug for Congestion {
 
 impl Congestion {
     /// Begins the algorithm at `start`; rates have been brought into range.
-    pub(super) fn begin(
-        now: Instant,
-        config: EstimatorConfig,
-        start: Bitrate,
-        desired: Bitrate,
-    ) -> (Self, Update) {
+    pub(super) fn begin(now: Instant, config: EstimatorConfig, start: Bitrate) -> (Self, Update) {
         let mut trials = FieldTrials {
             // No congestion window: what is forwarded is not ours to hold back.
             congestion_window: CongestionWindowConfig { queue_size_ms: 0, ..Default::default() },
@@ -91,9 +104,9 @@ impl Congestion {
                 },
                 stream_based_config: StreamsConfig {
                     at_time: Timestamp::zero(),
-                    // Forwarded media is application-limited most of the time.
-                    requests_alr_probing: Some(true),
-                    max_total_allocated_bitrate: (desired > Bitrate::ZERO).then(|| data_rate(desired)),
+                    // Periodic probes go up to twice the estimate, whether anybody needs that or not.
+                    requests_alr_probing: Some(false),
+                    max_total_allocated_bitrate: Some(data_rate(DESIRED_START)),
                     ..Default::default()
                 },
             },
@@ -105,7 +118,12 @@ impl Congestion {
             twcc: config.twcc,
             clock_offset_us: None,
             losses: Vec::new(),
-            probes: [None; 8],
+            probes: [None; PROBES_KNOWN_MAX],
+            own_probe: None,
+            own_probe_number: OWN_PROBES,
+            told: None,
+            transit_us: 0,
+            config,
         };
         let at_time = Timestamp::zero();
         let mut update = this.convert(NetworkControlUpdate::default());
@@ -151,6 +169,9 @@ impl Congestion {
             return Update::default();
         }
         let losses = std::mem::take(&mut self.losses);
+        if let Some(probe) = &mut self.own_probe {
+            reports.iter().for_each(|report| probe.on_report(report));
+        }
         let packet_feedbacks =
             losses.iter().chain(reports).map(|report| self.packet_result(feedback_time, report)).collect();
         let update = self.controller.on_transport_packets_feedback(TransportPacketsFeedback {
@@ -159,7 +180,42 @@ impl Congestion {
             packet_feedbacks,
             sendless_arrival_times: Vec::new(),
         });
-        self.convert(update)
+        let update = self.convert(update);
+        self.take_probe(now, update)
+    }
+
+    /// What our own probe told counts where it is more than the algorithm thinks.
+    fn take_probe(&mut self, now: Instant, mut update: Update) -> Update {
+        if let Some(probe) = &mut self.own_probe {
+            let result = probe.take_result();
+            if probe.is_over(now) {
+                self.own_probe = None;
+            }
+            let at_time = self.timestamp(now);
+            let target = self.controller.get_network_state(at_time).target_rate;
+            let target = target.map_or(Bitrate::ZERO, |target| bitrate(target.target_rate));
+            if let Some(rate) = result.filter(|rate| *rate > target) {
+                let rate = rate.min(self.config.target_max);
+                let constraints = TargetRateConstraints {
+                    at_time,
+                    min_data_rate: Some(data_rate(self.config.target_min)),
+                    max_data_rate: Some(data_rate(self.config.target_max)),
+                    starting_rate: Some(data_rate(rate)),
+                };
+                let raised = self.controller.on_target_rate_constraints(constraints);
+                let raised = self.convert(raised);
+                update.probes.extend(raised.probes);
+                update = Update { probes: update.probes, ..raised };
+                self.told = Some((now, rate));
+            }
+        }
+        // The algorithm forgets its delay-based limit with that, and for a moment its loss-based part knows no bounds.
+        if let Some((_, told)) = self.told.filter(|(at, _)| now.saturating_duration_since(*at) < TOLD_HOLDS) {
+            update.target = update.target.map(|target| target.min(told));
+            let pacing = told.percent(PACING_PERCENT);
+            update.pacing = update.pacing.map(|(rate, padding)| (rate.min(pacing), padding));
+        }
+        update
     }
 
     fn packet_result(&mut self, feedback_time: Timestamp, report: &PacketReport) -> PacketResult {
@@ -171,13 +227,19 @@ impl Congestion {
                 self.clock_offset_us = Some(feedback_us.saturating_sub(us));
                 ours = feedback_us;
             }
-            Timestamp::from_micros(ours.max(0))
+            let sent_us = self.timestamp(report.sent_at).us();
+            let transit_us = ours.saturating_sub(sent_us);
+            self.transit_us = transit_us;
+            let told = self.own_probe.as_ref().map(|probe| probe.hide_queue(report.sent_at, transit_us));
+            let received = sent_us.saturating_add(told.unwrap_or(transit_us));
+            Timestamp::from_micros(received.max(0))
         });
+        let probe = report.probe.filter(|probe| probe.0 < OWN_PROBES);
         PacketResult {
             sent_packet: SentPacket {
                 send_time: self.timestamp(report.sent_at),
                 size: DataSize::from_bytes(i64::from(report.size.max(1))),
-                pacing_info: report.probe.map_or_else(PacedPacketInfo::default, |id| self.probe_info(id)),
+                pacing_info: probe.map_or_else(PacedPacketInfo::default, |id| self.probe_info(id)),
                 sequence_number: report.seq.min(i64::MAX as u64) as i64,
                 ..Default::default()
             },
@@ -224,15 +286,6 @@ impl Congestion {
         self.convert(update)
     }
 
-    pub(super) fn set_desired(&mut self, now: Instant, desired: Bitrate) -> Update {
-        let update = self.controller.on_streams_config(StreamsConfig {
-            at_time: self.timestamp(now),
-            max_total_allocated_bitrate: Some(data_rate(desired)),
-            ..Default::default()
-        });
-        self.convert(update)
-    }
-
     pub(super) fn process(&mut self, now: Instant) -> Update {
         let interval = ProcessInterval { at_time: self.timestamp(now), pacer_queue: None };
         let mut network_update = self.controller.on_process_interval(interval);
@@ -240,7 +293,8 @@ impl Congestion {
         let state = self.controller.get_network_state(self.timestamp(now));
         network_update.target_rate = network_update.target_rate.or(state.target_rate);
         network_update.pacer_config = network_update.pacer_config.or(state.pacer_config);
-        self.convert(network_update)
+        let update = self.convert(network_update);
+        self.take_probe(now, update)
     }
 
     fn convert(&mut self, update: NetworkControlUpdate) -> Update {
@@ -259,16 +313,32 @@ impl Congestion {
                 }
             })
             .collect();
-        for probe in &probes {
-            self.probes.rotate_right(1);
-            if let Some(first) = self.probes.first_mut() {
-                *first = Some(*probe);
-            }
-        }
+        probes.iter().for_each(|probe| self.remember(*probe));
         Update {
             target: update.target_rate.map(|target| bitrate(target.target_rate)),
             pacing: update.pacer_config.map(|pacer| (bitrate(pacer.data_rate()), bitrate(pacer.pad_rate()))),
             probes,
+        }
+    }
+
+    /// A probe that the algorithm did not ask for.
+    pub(super) fn probe(&mut self, rate: Bitrate) -> Update {
+        self.own_probe_number = OWN_PROBES | self.own_probe_number.wrapping_add(1);
+        let bytes = rate.bytes_in(PROBE_DURATION);
+        let probe = ProbeCluster {
+            id: ProbeClusterId(self.own_probe_number),
+            rate,
+            bytes_min: bytes.clamp(1, u64::from(u32::MAX)) as u32,
+            packets_min: PROBE_PACKETS,
+        };
+        self.own_probe = Some(ProbeMeter::new(probe, self.transit_us));
+        Update { probes: vec![probe], ..Update::default() }
+    }
+
+    fn remember(&mut self, probe: ProbeCluster) {
+        self.probes.rotate_right(1);
+        if let Some(first) = self.probes.first_mut() {
+            *first = Some(probe);
         }
     }
 

@@ -5,7 +5,7 @@ use zynk_netlab::{JitterDistribution, Link, LinkConfig, Loss};
 
 use super::*;
 use crate::media::{
-    pacer::{Pacer, PacketClass, Release},
+    pacer::{Pacer, PacketClass, Release, SPREAD_MAX},
     twcc::{ArrivalRecorder, Feedback, SendHistory},
 };
 
@@ -40,7 +40,6 @@ fn run(config: LinkConfig, media_max: Bitrate, seconds: u64, seed: u64) -> Outco
     let mut way_back = Link::new(LinkConfig::delayed(config.delay), seed, start);
     let mut link = Link::new(config, seed, start);
     let mut estimator = Estimator::new(EstimatorConfig::default());
-    estimator.set_desired(start, media_max);
     let mut pacer = Pacer::<u16>::new(Bitrate::kbps(750));
     let (mut history, mut recorder) = (SendHistory::new(), ArrivalRecorder::new());
     let (mut scratch, mut reports) = (Vec::new(), Vec::new());
@@ -85,9 +84,13 @@ fn run(config: LinkConfig, media_max: Bitrate, seconds: u64, seed: u64) -> Outco
         estimator.handle_timeout(now);
         while let Some(output) = estimator.poll_output() {
             match output {
-                EstimatorOutput::Rates(rates) => pacer.set_rates(rates.pacing, rates.padding),
+                EstimatorOutput::Rates(rates) => pacer.set_rates(rates.pacing, rates.padding, SPREAD_MAX),
                 EstimatorOutput::Probe(probe) => pacer.probe(now, probe),
             }
+        }
+        // As an owner does that lacks something: once in a while.
+        if us < 8_000_000 && us % 2_500_000 == 2_000_000 && estimator.rates().target < media_max {
+            estimator.probe(now, estimator.rates().target.percent(200).min(media_max));
         }
         if is_end {
             sum_kbps += estimator.rates().target.as_bps() / 1000;
@@ -224,7 +227,6 @@ fn with_transport_feedback_remb_still_bounds() {
 fn an_idle_estimator_is_small_and_sleeps() {
     let start = start();
     let mut estimator = Estimator::new(EstimatorConfig::default());
-    estimator.set_desired(start, Bitrate::kbps(2_000));
     estimator.on_rtt(start, Duration::ZERO);
     assert!(estimator.congestion.is_none());
     assert_eq!(estimator.next_timeout(), None);
@@ -250,7 +252,7 @@ enum Step {
     Rtt(u64),
     Loss(u32, u32),
     Remb(u64),
-    Desired(u64),
+    Probe(u64),
     Timeout,
 }
 
@@ -262,7 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u64>().prop_map(Step::Rtt),
         1 => (any::<u32>(), any::<u32>()).prop_map(|(lost, received)| Step::Loss(lost, received)),
         1 => any::<u64>().prop_map(Step::Remb),
-        1 => any::<u64>().prop_map(Step::Desired),
+        1 => any::<u64>().prop_map(Step::Probe),
         3 => Just(Step::Timeout),
     ]
 }
@@ -301,7 +303,7 @@ proptest! {
                 Step::Rtt(us) => estimator.on_rtt(now, Duration::from_micros(us)),
                 Step::Loss(lost, received) => estimator.on_loss(now, lost, received),
                 Step::Remb(bps) => estimator.on_remb(now, Bitrate::bps(bps)),
-                Step::Desired(bps) => estimator.set_desired(now, Bitrate::bps(bps)),
+                Step::Probe(bps) => estimator.probe(now, Bitrate::bps(bps)),
                 Step::Timeout => estimator.handle_timeout(now),
             }
             for _ in 0..20 {

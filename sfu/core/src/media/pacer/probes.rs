@@ -8,6 +8,8 @@ use crate::media::{bitrate::Bitrate, twcc::ProbeClusterId};
 pub const PROBES_MAX: usize = 4;
 /// A probe that could not begin for so long is dropped: its reason is gone.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// A probe for which there was nothing to send is tried again after this.
+const RETRY: Duration = Duration::from_millis(10);
 /// A probe this far behind its schedule is abandoned: catching up would measure a rate nobody asked for
 /// (libwebrtc's `max_probe_delay`).
 const DELAY_MAX: Duration = Duration::from_millis(20);
@@ -29,6 +31,7 @@ pub struct ProbeCluster {
 struct Probe {
     cluster: ProbeCluster,
     queued_at: Instant,
+    begins_at: Instant,
     started_at: Option<Instant>,
     bytes: u32,
     packets: u16,
@@ -37,7 +40,7 @@ struct Probe {
 impl Probe {
     /// When its next packet is due.
     fn next_at(&self) -> Instant {
-        let Some(started_at) = self.started_at else { return self.queued_at };
+        let Some(started_at) = self.started_at else { return self.begins_at };
         let ns = u64::from(self.bytes) * 8_000_000_000 / self.cluster.rate.as_bps().max(1);
         started_at + Duration::from_nanos(ns)
     }
@@ -52,7 +55,7 @@ pub(super) struct Prober {
 impl Prober {
     /// Queues a probe; when all places are taken, in the last place.
     pub(super) fn push(&mut self, now: Instant, cluster: ProbeCluster) {
-        let probe = Probe { cluster, queued_at: now, started_at: None, bytes: 0, packets: 0 };
+        let probe = Probe { cluster, queued_at: now, begins_at: now, started_at: None, bytes: 0, packets: 0 };
         let free = self.probes.iter().position(Option::is_none).unwrap_or(PROBES_MAX - 1);
         if let Some(place) = self.probes.get_mut(free) {
             *place = Some(probe);
@@ -68,14 +71,20 @@ impl Prober {
     pub(super) fn due(&mut self, now: Instant) -> Option<ProbeClusterId> {
         loop {
             let probe = self.probes.first_mut()?.as_mut()?;
-            let late = now.saturating_duration_since(probe.next_at());
-            let late_max = if probe.started_at.is_some() { DELAY_MAX } else { WAIT_MAX };
+            let (since, late_max) = match probe.started_at {
+                Some(_) => (probe.next_at(), DELAY_MAX),
+                None => (probe.queued_at, WAIT_MAX),
+            };
+            let late = now.saturating_duration_since(since);
             if late > late_max {
                 self.abandon();
                 continue;
             }
+            if probe.next_at() > now {
+                return None;
+            }
             probe.started_at.get_or_insert(now);
-            return (probe.next_at() <= now).then_some(probe.cluster.id);
+            return Some(probe.cluster.id);
         }
     }
 
@@ -102,6 +111,17 @@ impl Prober {
         probe.packets = probe.packets.saturating_add(1);
         if probe.bytes >= probe.cluster.bytes_min && probe.packets >= probe.cluster.packets_min {
             self.abandon();
+        }
+    }
+
+    /// There was nothing to send for the first probe. One that has not begun waits: a stream may be about to.
+    pub(super) fn starve(&mut self, now: Instant) {
+        match self.probes.first_mut() {
+            Some(Some(probe)) if probe.bytes == 0 => {
+                probe.started_at = None;
+                probe.begins_at = now + RETRY;
+            }
+            _ => self.abandon(),
         }
     }
 

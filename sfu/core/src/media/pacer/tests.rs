@@ -215,7 +215,23 @@ fn a_probe_nobody_can_fill_or_that_is_late_is_abandoned() {
     assert!(matches!(pacer.poll(at(0)), Some(Release::Padding { .. })));
     assert_eq!(pacer.poll(at(0)), None, "one question at a time");
     pacer.on_padding(at(0), 0, Some(ProbeClusterId(1)));
-    assert_eq!((pacer.poll(at(0)), pacer.next_timeout()), (None, None));
+    assert_eq!(
+        (pacer.poll(at(0)), pacer.next_timeout()),
+        (None, Some(at(10_000))),
+        "tried again: a stream may begin"
+    );
+    assert!(matches!(pacer.poll(at(10_000)), Some(Release::Padding { .. })));
+    pacer.on_padding(at(10_000), 255, Some(ProbeClusterId(1)));
+    assert!(matches!(pacer.poll(at(12_000)), Some(Release::Padding { .. })));
+    pacer.on_padding(at(12_000), 0, Some(ProbeClusterId(1)));
+    assert_eq!((pacer.poll(at(12_000)), pacer.next_timeout()), (None, None), "it had begun");
+    pacer.probe(at(100_000), cluster(2));
+    for ms in (100..=1_100).step_by(10) {
+        assert!(matches!(pacer.poll(at(ms * 1000)), Some(Release::Padding { .. })), "{ms}");
+        pacer.on_padding(at(ms * 1000), 0, Some(ProbeClusterId(2)));
+    }
+    assert_eq!((pacer.poll(at(1_110_000)), pacer.next_timeout()), (None, None), "not for ever");
+    let mut pacer = Pacer::<u32>::new(Bitrate::kbps(300));
     for id in 0..10 {
         pacer.probe(at(0), cluster(id));
     }
@@ -231,7 +247,7 @@ fn a_probe_nobody_can_fill_or_that_is_late_is_abandoned() {
 fn padding_fills_what_media_leaves() {
     let at = clock();
     let mut pacer = Pacer::new(Bitrate::kbps(1000));
-    pacer.set_rates(Bitrate::kbps(1000), Bitrate::kbps(400));
+    pacer.set_rates(Bitrate::kbps(1000), Bitrate::kbps(400), SPREAD_MAX);
     let (mut media, mut padding) = (0, 0);
     for ms in 0..2000 {
         if ms % 40 == 0 {
@@ -247,13 +263,13 @@ fn padding_fills_what_media_leaves() {
     assert_eq!(media, 50_000);
     let kbps = (media + padding) * 8 / 2000;
     assert!((380..=420).contains(&kbps), "{kbps}");
-    pacer.set_rates(Bitrate::kbps(1000), Bitrate::ZERO);
+    pacer.set_rates(Bitrate::kbps(1000), Bitrate::ZERO, SPREAD_MAX);
     assert_eq!(pacer.next_timeout(), None);
 }
 
 #[test]
 fn the_state_is_small() {
-    assert!(size_of::<Pacer<u64>>() <= 424, "{}", size_of::<Pacer<u64>>());
+    assert!(size_of::<Pacer<u64>>() <= 496, "{}", size_of::<Pacer<u64>>());
 }
 
 proptest! {

@@ -238,6 +238,8 @@ fn words_about_what_is_not_there_change_nothing() {
             sid: sid.parse().unwrap(),
             link: TrackLink { index: 70, serial: 70 },
             kind: MediaKind::Video,
+            source: TrackSource::Camera,
+            participant: ParticipantSid::from_random(7),
             rids: vec![None],
             codec: None,
             format: None,
