@@ -331,11 +331,6 @@ impl World {
         self.clients[client.0].downlink.stats()
     }
 
-    /// And back.
-    pub fn uplink_stats(&self, client: ClientKey) -> LinkStats {
-        self.clients[client.0].uplink.stats()
-    }
-
     /// What the server thinks reaches a client, in kbit/s.
     pub fn estimate_kbps(&self, client: ClientKey) -> u64 {
         let own = self.session(client).own_info();

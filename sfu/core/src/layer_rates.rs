@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::media::bitrate::Bitrate;
 
 /// Layers told apart; higher ones count as the last.
-pub(crate) const SPATIAL_MAX: usize = 4;
-pub(crate) const TEMPORAL_MAX: usize = 4;
+const SPATIAL_MAX: usize = 4;
+const TEMPORAL_MAX: usize = 4;
 /// Bytes are summed over so long: a few frames of the slowest layer in use, at 7.5 frames a second.
 const WINDOW: Duration = Duration::from_millis(500);
 /// The middle one of so many windows counts. A keyframe is many times as large as what follows and falls into one; two

@@ -111,6 +111,12 @@ impl Shard {
         let mut rungs = Vec::new();
         let items = self.items(key, &mut rungs);
         if items.is_empty() {
+            // What is received may not have begun.
+            if let Some(endpoint) =
+                self.endpoints.get_mut(key.0).filter(|endpoint| !endpoint.order.is_empty())
+            {
+                endpoint.allocation.next_at = Some(now + STEP_INTERVAL);
+            }
             return;
         }
         let wishes: Vec<Wish<'_>> = items
