@@ -175,5 +175,27 @@ pub(crate) fn allocate(budget: Budget, wishes: &[Wish<'_>], may_pause: MayPause)
     rungs
 }
 
+/// Lets one track go up to a larger picture at a time, that of the highest priority. What begins is not held back. Returns
+/// whether others wait.
+pub(crate) fn hold_back(wishes: &[Wish<'_>], given: &mut [usize]) -> bool {
+    let goes_up = |wish: &Wish<'_>, given: usize| {
+        let rung = given.checked_sub(1).and_then(|index| wish.ladder.get(index));
+        rung.zip(wish.held).is_some_and(|(rung, held)| rung.layers.picture() > held.picture())
+    };
+    let up = wishes.iter().zip(given.iter()).enumerate().filter(|(_, (wish, given))| goes_up(wish, **given));
+    let first = up.max_by_key(|(index, (wish, _))| (wish.priority, std::cmp::Reverse(*index)));
+    let first = first.map(|(index, _)| index);
+    let mut waits = false;
+    for (index, (wish, given)) in wishes.iter().zip(given).enumerate() {
+        if Some(index) != first && goes_up(wish, *given) {
+            let Some(held) = wish.held else { continue };
+            let as_large = |rung: &&Rung| rung.layers.picture() <= held.picture();
+            *given = wish.ladder.iter().filter(as_large).count().max(1);
+            waits = true;
+        }
+    }
+    waits
+}
+
 #[cfg(test)]
 mod tests;

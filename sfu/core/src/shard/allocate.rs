@@ -10,7 +10,7 @@ use zynk_protocol::{MediaKind, NodeEvent, SubscriptionSettings, TrackSource};
 use super::{EndpointKey, Shard, SubscriptionKey};
 use crate::{
     allocator::{self, Budget, Layers, MayPause, Priority, Rung, Wish},
-    downstream::Capacity,
+    downstream::{Capacity, Downstream},
     endpoint::Endpoint,
     forwarder::{Allotment, Subscription},
     ladder,
@@ -131,35 +131,15 @@ impl Shard {
             .collect();
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let downstream = &mut endpoint.media.downstream;
-        let capacity = downstream.capacity(now);
         let audio = downstream.audio_rate();
-        let queue = downstream.queue_delay();
-        // What is sent twice as fast as it leaves has not come to the queue's end yet, where it is seen.
-        let drain = match queue > Duration::ZERO && taken_before > downstream.believed().percent(200) {
-            true => DRAIN_PERCENT_MAX,
-            false => drain_percent(queue),
-        };
-        let budget = match capacity {
-            Capacity::Unlimited => Budget { floors: Bitrate::bps(u64::MAX), all: Bitrate::bps(u64::MAX) },
-            Capacity::AtLeast(rate) | Capacity::Measured(rate) => Budget {
-                floors: rate.saturating_sub(audio),
-                all: rate.percent(100 - drain).saturating_sub(audio),
-            },
-        };
-        let may_pause = match capacity {
-            Capacity::Measured(_) if downstream.was_congested(now, CONGESTED_WITHIN) => MayPause::All,
-            // At the start more becomes known every moment: what does not fit yet begins then.
-            Capacity::AtLeast(_) => MayPause::Unsent,
-            // An estimate may be low because nothing has tried the path yet.
-            Capacity::Measured(_) | Capacity::Unlimited => MayPause::Paused,
-        };
+        let Share { budget, mut slack, may_pause } = share(downstream, now, taken_before);
         let mut given = allocator::allocate(budget, &wishes, may_pause);
         let is_short = given.iter().all(|given| *given == 0);
         let short_since = is_short.then(|| short_since.unwrap_or(now));
         if short_since.is_some_and(|since| now.saturating_duration_since(since) < PAUSES_AFTER) {
             given = allocator::allocate(budget, &wishes, MayPause::AllButOne);
         }
-        let waits = hold_back(&wishes, &mut given);
+        let waits = allocator::hold_back(&wishes, &mut given);
         let rates = |rung: fn(&[Rung], usize) -> Option<&Rung>| -> Bitrate {
             let rates = wishes.iter().zip(&given).filter_map(|(wish, given)| rung(wish.ladder, *given));
             Bitrate::bps(rates.map(|rung| rung.rate.as_bps()).sum())
@@ -172,10 +152,6 @@ impl Shard {
         let wants_more = (waits || given.contains(&0)).then(|| downstream.believed().percent(RISE_PERCENT));
         endpoint.allocation =
             Allocation { outdated: false, next_at: Some(now + interval), taken, short_since, wants_more };
-        let mut slack = match capacity {
-            Capacity::Unlimited => Bitrate::ZERO,
-            Capacity::AtLeast(rate) | Capacity::Measured(rate) => rate.percent(drain),
-        };
         let mut allotted: Vec<(Priority, SubscriptionKey, Allotment, Bitrate)> = items
             .iter()
             .zip(&wishes)
@@ -277,26 +253,41 @@ impl Shard {
     }
 }
 
-/// Lets one track go up to a larger picture at a time, that of the highest priority. What begins is not held back. Returns
-/// whether others wait.
-fn hold_back(wishes: &[Wish<'_>], given: &mut [usize]) -> bool {
-    let goes_up = |wish: &Wish<'_>, given: usize| {
-        let rung = given.checked_sub(1).and_then(|index| wish.ladder.get(index));
-        rung.zip(wish.held).is_some_and(|(rung, held)| rung.layers.picture() > held.picture())
+/// What there is for a client's video.
+struct Share {
+    budget: Budget,
+    /// What is left free for the queue to drain.
+    slack: Bitrate,
+    may_pause: MayPause,
+}
+
+/// `taken`: what it was sent until now.
+fn share(downstream: &Downstream, now: Instant, taken: Bitrate) -> Share {
+    let capacity = downstream.capacity(now);
+    let queue = downstream.queue_delay();
+    // What is sent twice as fast as it leaves has not come to the queue's end yet, where it is seen.
+    let drain = match queue > Duration::ZERO && taken > downstream.believed().percent(200) {
+        true => DRAIN_PERCENT_MAX,
+        false => drain_percent(queue),
     };
-    let up = wishes.iter().zip(given.iter()).enumerate().filter(|(_, (wish, given))| goes_up(wish, **given));
-    let first = up.max_by_key(|(index, (wish, _))| (wish.priority, std::cmp::Reverse(*index)));
-    let first = first.map(|(index, _)| index);
-    let mut waits = false;
-    for (index, (wish, given)) in wishes.iter().zip(given).enumerate() {
-        if Some(index) != first && goes_up(wish, *given) {
-            let Some(held) = wish.held else { continue };
-            let as_large = |rung: &&Rung| rung.layers.picture() <= held.picture();
-            *given = wish.ladder.iter().filter(as_large).count().max(1);
-            waits = true;
+    let may_pause = match capacity {
+        Capacity::Measured(_) if downstream.was_congested(now, CONGESTED_WITHIN) => MayPause::All,
+        // At the start more becomes known every moment: what does not fit yet begins then.
+        Capacity::AtLeast(_) => MayPause::Unsent,
+        // An estimate may be low because nothing has tried the path yet.
+        Capacity::Measured(_) | Capacity::Unlimited => MayPause::Paused,
+    };
+    let (budget, slack) = match capacity {
+        Capacity::Unlimited => {
+            (Budget { floors: Bitrate::bps(u64::MAX), all: Bitrate::bps(u64::MAX) }, Bitrate::ZERO)
         }
-    }
-    waits
+        Capacity::AtLeast(rate) | Capacity::Measured(rate) => {
+            let audio = downstream.audio_rate();
+            let all = rate.percent(100 - drain).saturating_sub(audio);
+            (Budget { floors: rate.saturating_sub(audio), all }, rate.percent(drain))
+        }
+    };
+    Share { budget, slack, may_pause }
 }
 
 /// How much of what is carried is to be left free for a queue to drain.
