@@ -160,3 +160,15 @@ proptest! {
         prop_assert!(kept.iter().zip(&rungs).all(|(kept, rungs)| kept >= rungs), "{kept:?} {rungs:?}");
     }
 }
+
+#[test]
+fn one_track_at_a_time_goes_up_to_a_larger_picture() {
+    let ladder = ladder(&CAMERA);
+    let mut wishes = vec![wish(&ladder, 3), wish(&ladder, 2), wish(&ladder, 0)];
+    let held_back = |wishes: &[Wish<'_>], mut given: Vec<usize>| (hold_back(wishes, &mut given), given);
+    assert_eq!(held_back(&wishes, vec![5, 5, 5]), (true, vec![5, 3, 5]), "what begins does so at once");
+    wishes[1].priority.speaks = true;
+    assert_eq!(held_back(&wishes, vec![5, 5, 0]), (true, vec![3, 5, 0]));
+    assert_eq!(held_back(&wishes, vec![3, 5, 0]), (false, vec![3, 5, 0]));
+    assert_eq!(held_back(&wishes, vec![1, 3, 1]), (false, vec![1, 3, 1]), "frame rates and falls are free");
+}
