@@ -360,7 +360,8 @@ export class Call implements CallHandle {
       ...before,
       phase,
       mediaAlive: !rebuilding,
-      serverRestarting: phase === 'reconnecting' && before.serverRestarting,
+      // It says so before the connection breaks.
+      serverRestarting: before.serverRestarting && (phase === 'reconnecting' || before.phase !== 'reconnecting'),
       roomName: this.room.name || before.roomName,
       soundBlocked: !this.room.canPlaybackAudio,
       microphone: this.#switchState('microphone', before.microphone),

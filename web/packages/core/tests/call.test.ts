@@ -165,6 +165,9 @@ describe('during a call', () => {
     room.emit(RoomEvent.Reconnected);
     if (saidGoodbye) (client.onLeave as Listener)({ reason: DisconnectReason.SERVER_SHUTDOWN });
     expect(handled).toHaveBeenCalledTimes(saidGoodbye ? 1 : 0);
+    // Something else changes before the connection breaks.
+    room.emit(RoomEvent.ConnectionStateChanged);
+    await settled();
     room.state = ConnectionState.Reconnecting;
     room.emit(RoomEvent.ConnectionStateChanged);
     await settled();
