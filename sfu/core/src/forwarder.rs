@@ -96,6 +96,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) highest_layer: u8,
     /// See [`Track::serial`].
     pub(crate) track_serial: u32,
+    /// The packet is of the past, from a keyframe cache: what there is since ends with this timestamp.
+    pub(crate) live_from: Option<u32>,
 }
 
 /// What became of a packet.
@@ -373,7 +375,7 @@ impl Subscription {
         Some(RunningSource {
             track: source.track,
             encoding: source.encoding,
-            timestamp_offset: offsets.timestamp(0),
+            timestamp_offset: offsets.timestamp_offset(),
             clock_rate_hz: source.output.clock_rate_hz,
         })
     }
@@ -515,7 +517,7 @@ impl Forwarder {
 
     /// Decides on a packet.
     fn choose(&mut self, arrival: Arrival<'_>, target: Target) -> Choice {
-        let Arrival { kind, packet, encoding, highest_layer, .. } = arrival;
+        let Arrival { kind, packet, encoding, highest_layer, live_from, .. } = arrival;
         let ignore = Choice { action: Action::Ignore, keyframe: None };
         if packet.empty {
             // Padding of a sender that probes without retransmission payloads.
@@ -529,6 +531,9 @@ impl Forwarder {
             Selection::Forward => {}
             Selection::Switch => {
                 self.switch();
+                if let Some(rewriter) = &mut self.rewriter {
+                    rewriter.catch_up(live_from);
+                }
                 self.layers.start(packet.layer);
                 self.temporal.start(target.temporal);
             }
@@ -541,6 +546,8 @@ impl Forwarder {
             let wanted = match encoding.cmp(&target.encoding) {
                 // On its way down: as little as there can be of it until the keyframe comes.
                 Ordering::Greater => 0,
+                // What is caught up with is not watched.
+                Ordering::Equal if live_from.is_some_and(|live| live != packet.timestamp) => 0,
                 Ordering::Equal => target.temporal,
                 Ordering::Less => TOP_TEMPORAL,
             };

@@ -29,6 +29,7 @@ mod forwarder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod io;
+mod keyframe_cache;
 mod ladder;
 mod layer_rates;
 mod layers;

@@ -26,6 +26,14 @@ const RUNS_MAX: usize = 128;
 /// round trip and the pacer's queue can see change.
 pub(crate) const EPOCHS_MAX: usize = 8;
 
+/// Frames from a keyframe cache are so much closer together than they were captured, as a power of two: a second of them
+/// takes 31 ms of the outgoing stream's time, as it takes of the receiver's. Played at the pace of their capture, they would
+/// keep the receiver that much behind for good.
+const CATCH_UP_SHIFT: u32 = 5;
+
+/// Frames that are older than the newest by more are not caught up with; 2.9 s of a 90 kHz clock.
+const CATCH_UP_TICKS_MAX: u32 = 1 << 18;
+
 /// Names a source of an outgoing stream among its last [`EPOCHS_MAX`]; counts up with each one, and wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(pub(crate) u8);
@@ -48,6 +56,8 @@ pub(crate) struct Rewriter {
     last_ids: Option<PictureIds>,
     last_frame: Option<u16>,
     source: Option<Source>,
+    /// See [`Self::catch_up`].
+    live_from: Option<u32>,
     /// The running source's, or the last one's.
     epoch: Epoch,
     /// By [`Epoch::place`].
@@ -98,6 +108,8 @@ pub(crate) struct Offsets {
     picture: u16,
     tl0: u8,
     frame: u16,
+    /// Frames with timestamps a little before this one are caught up with.
+    live_from: Option<u32>,
     /// Pictures of the source were left out as well, and it is known no more which.
     unknown_pictures: bool,
 }
@@ -105,7 +117,16 @@ pub(crate) struct Offsets {
 impl Offsets {
     /// The outgoing timestamp.
     pub(crate) fn timestamp(self, timestamp: u32) -> u32 {
-        timestamp.wrapping_sub(self.timestamp)
+        let outgoing = timestamp.wrapping_add(self.timestamp_offset());
+        match self.live_from.map_or(0, |live| live.wrapping_sub(timestamp)) {
+            behind @ 1..=CATCH_UP_TICKS_MAX => outgoing.wrapping_add(behind - (behind >> CATCH_UP_SHIFT)),
+            _ => outgoing,
+        }
+    }
+
+    /// What is added to timestamps, but for those that are caught up with.
+    pub(crate) fn timestamp_offset(self) -> u32 {
+        self.timestamp.wrapping_neg()
     }
 
     /// The outgoing picture ids, where so many pictures were left out before.
@@ -143,6 +164,7 @@ impl Rewriter {
             last_ids: None,
             last_frame: None,
             source: None,
+            live_from: None,
             epoch: Epoch::default(),
             offsets: [Offsets::default(); EPOCHS_MAX],
             runs: VecDeque::new(),
@@ -186,6 +208,12 @@ impl Rewriter {
         std::mem::swap(runs, &mut self.runs);
         *before = self.epoch;
         self.runs.clear();
+    }
+
+    /// The next source begins in the past, with frames that the receiver is to catch up with; `live_from` is the timestamp of
+    /// its newest.
+    pub(crate) fn catch_up(&mut self, live_from: Option<u32>) {
+        self.live_from = live_from;
     }
 
     /// Leaves a packet out, so that those around it have adjoining numbers. When it comes so late that its
@@ -239,6 +267,7 @@ impl Rewriter {
     pub(crate) fn rewrite(&mut self, now: Instant, packet: &PacketHead) -> Option<Rewritten> {
         if self.source.is_none() {
             let source = self.begin(now, packet);
+            self.live_from = None;
             self.epoch = Epoch(self.epoch.0.wrapping_add(1));
             if let Some(place) = self.offsets.get_mut(self.epoch.place()) {
                 *place = source.offsets;
@@ -248,6 +277,14 @@ impl Rewriter {
         let sequence = self.place(packet.sequence)?;
         let source = self.source.as_mut()?;
         source.highest = source.highest.max(packet.sequence);
+        let is_past =
+            |live: u32| (CATCH_UP_TICKS_MAX..1 << 31).contains(&packet.timestamp.wrapping_sub(live));
+        if source.offsets.live_from.is_some_and(is_past) {
+            source.offsets.live_from = None;
+            if let Some(place) = self.offsets.get_mut(self.epoch.place()) {
+                place.live_from = None;
+            }
+        }
         let numbers = self.numbers(packet, sequence, packet.ids);
         if sequence >= self.next_sequence {
             self.next_sequence = sequence.saturating_add(1);
@@ -271,13 +308,16 @@ impl Rewriter {
     }
 
     fn begin(&self, now: Instant, packet: &PacketHead) -> Source {
+        let behind = self.live_from.map(|live| live.wrapping_sub(packet.timestamp));
+        let behind = behind.filter(|behind| *behind <= CATCH_UP_TICKS_MAX).unwrap_or(0);
+        // Of the first frame that is not caught up with.
         let timestamp = match self.last_at {
             None => self.last_timestamp,
             Some(at) => {
                 let elapsed = now.saturating_duration_since(at);
                 let ticks = elapsed.as_micros() * u128::from(packet.format.clock_rate_hz) / 1_000_000;
                 let ticks = u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or(0);
-                self.last_timestamp.wrapping_add(ticks.max(1))
+                self.last_timestamp.wrapping_add(ticks.max(1 + (behind >> CATCH_UP_SHIFT)))
             }
         };
         let (picture, tl0) = match (packet.ids, self.last_ids) {
@@ -298,10 +338,11 @@ impl Rewriter {
             highest: packet.sequence,
             left_out_timestamp: None,
             offsets: Offsets {
-                timestamp: packet.timestamp.wrapping_sub(timestamp),
+                timestamp: packet.timestamp.wrapping_add(behind).wrapping_sub(timestamp),
                 picture,
                 tl0,
                 frame,
+                live_from: self.live_from.filter(|_| behind > 0),
                 unknown_pictures: false,
             },
         }
@@ -363,6 +404,33 @@ mod tests {
         assert_eq!(third.ids, ids(second_ids.picture_id + 1, second_ids.tl0_pic_idx.unwrap() + 1));
         let fourth = rewriter.rewrite(later, &with_ids(packet(4, 3077), ids(0, 0))).unwrap();
         assert_eq!(fourth.ids, ids(second_ids.picture_id + 2, second_ids.tl0_pic_idx.unwrap() + 2));
+    }
+
+    #[test]
+    fn frames_of_the_past_are_caught_up_with() {
+        let now = start();
+        let mut rewriter = Rewriter::new(&mut Pcg64Mcg::seed_from_u64(5));
+        let last = rewriter.rewrite(now, &packet(1, 0)).unwrap().timestamp;
+        rewriter.switch();
+        rewriter.catch_up(Some(64_000));
+        let mut timestamps = Vec::new();
+        for (number, timestamp) in
+            [0, 32_000, 64_000, 67_000, 64_000 + (1 << 18), 400_000].into_iter().enumerate()
+        {
+            let written = rewriter.rewrite(now, &packet(10 + number as u64, timestamp)).unwrap();
+            assert_eq!(written.timestamp, rewriter.offsets(rewriter.epoch()).unwrap().timestamp(timestamp));
+            timestamps.push(written.timestamp.wrapping_sub(last));
+        }
+        assert_eq!(timestamps, [1, 1001, 2001, 5001, 2001 + (1 << 18), 338_001]);
+        let offsets = rewriter.offsets(rewriter.epoch()).unwrap();
+        assert_eq!(
+            offsets.timestamp(0),
+            offsets.timestamp_offset(),
+            "forgotten before timestamps come around"
+        );
+        rewriter.switch();
+        let next = rewriter.rewrite(now, &packet(3, 7)).unwrap().timestamp;
+        assert_eq!(next.wrapping_sub(last), 338_002, "the source after it begins at its end");
     }
 
     #[test]

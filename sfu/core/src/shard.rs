@@ -11,6 +11,7 @@
 
 mod allocate;
 mod backup;
+mod begin;
 mod commands;
 mod deliver;
 mod deliveries;
@@ -166,6 +167,8 @@ pub struct ShardStats {
     pub keyframe_requests_received: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests_sent: u64,
+    /// Subscriptions that began with a keyframe of the cache instead of one that a publisher was asked for.
+    pub keyframes_cached: u64,
     /// Datagrams that belong to no connection, or that its connection refused.
     pub datagrams_dropped: u64,
     /// RTP packets dropped because their publisher sent more than anybody may.

@@ -11,6 +11,7 @@ use crate::{
     ShardIndex,
     connection::{MediaPacket, Mid, PacketHead, PayloadFormat, Rid},
     dependency_descriptor::DecodeTargets,
+    keyframe_cache::KeyframeCache,
     layer_rates::LayerRates,
     layers::StreamLayers,
     media::{
@@ -26,6 +27,9 @@ use crate::{
 /// A packet that comes so much too late is none of the running stream's (RFC 3550, appendix A.1:
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
+
+/// With so many subscribers of a track, somebody needs a keyframe at any time.
+const SUBSCRIBERS_MANY: usize = 20;
 
 /// Taken for what header, extensions and tag add to a payload.
 pub(crate) const OVERHEAD_BYTES_ASSUMED: usize = 40;
@@ -90,6 +94,8 @@ pub(crate) struct Encoding {
     pub(crate) store: PacketStore,
     /// What came last, of audio: who begins to receive it begins with that.
     pub(crate) last_audio: Option<(PacketHandle, PacketHead)>,
+    /// What came last, of video: same, if that is a keyframe or lately was one.
+    pub(crate) last_video: KeyframeCache,
     /// What their dependency descriptors say of decode targets.
     pub(crate) targets: TargetHistory,
     /// What the last report of the running source said of its clock.
@@ -169,6 +175,7 @@ impl Encoding {
             rates: (kind == MediaKind::Video).then(Box::default),
             store: PacketStore::new(store),
             last_audio: None,
+            last_video: KeyframeCache::default(),
             targets: TargetHistory::default(),
             clock: None,
             source: None,
@@ -283,6 +290,7 @@ impl Track {
         if let Some(rtt) = publisher_rtt {
             encoding.keyframes.set_rtt(rtt);
         }
+        encoding.keyframes.set_many(self.subscribers.len() >= SUBSCRIBERS_MANY);
         encoding.keyframes.want(now, sent_before)
     }
 

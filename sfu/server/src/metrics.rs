@@ -60,6 +60,7 @@ enum Value {
     RtpBytesSent,
     KeyframeRequestsReceived,
     KeyframeRequestsSent,
+    KeyframesCached,
     DataMessagesReceived,
     DataMessagesSent,
     DataMessagesDropped,
@@ -139,6 +140,12 @@ const FAMILIES: &[Family] = &[
         "Keyframe requests taken from subscribers and sent to publishers",
         "direction",
         &[("upstream", Value::KeyframeRequestsReceived), ("downstream", Value::KeyframeRequestsSent)],
+    ),
+    counter(
+        "zynk_sfu_keyframes_cached",
+        "Subscriptions that began with a keyframe that came lately, without another being asked for",
+        "",
+        &[("", Value::KeyframesCached)],
     ),
     counter(
         "zynk_sfu_data_messages",
@@ -279,6 +286,7 @@ impl WorkerMetrics {
         self.set(Value::RelayPacketsReceived, stats.relay_packets_received);
         self.set(Value::KeyframeRequestsReceived, stats.keyframe_requests_received);
         self.set(Value::KeyframeRequestsSent, stats.keyframe_requests_sent);
+        self.set(Value::KeyframesCached, stats.keyframes_cached);
         self.set(Value::DataMessagesReceived, stats.data_messages_received);
         self.set(Value::DataMessagesSent, stats.data_messages_sent);
         self.set(Value::DataMessagesDropped, stats.data_messages_dropped);

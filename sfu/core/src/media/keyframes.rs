@@ -16,6 +16,8 @@ pub const REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// The shortest time between two requests when the first was answered, however many subscribers ask: a keyframe costs
 /// the publisher several times a normal frame.
 pub const NEED_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Same, of an encoding that many receive. Who begins meanwhile may begin with the last keyframe.
+pub const NEED_INTERVAL_MANY: Duration = Duration::from_secs(1);
 /// The longest time an unanswered request waits to be repeated, whatever the round-trip time claims to be.
 pub const REQUEST_INTERVAL_MAX: Duration = Duration::from_millis(1000);
 /// Added to the round trip before a request counts as lost: encoding and pacing of a keyframe take so long.
@@ -33,6 +35,7 @@ pub struct KeyframeRequests {
     asked_at: Option<Instant>,
     keyframe_at: Option<Instant>,
     wanted: bool,
+    many: bool,
     unanswered: u8,
     /// The publisher's round-trip time in milliseconds; 0 if not known.
     rtt_ms: u16,
@@ -42,6 +45,11 @@ impl KeyframeRequests {
     /// Sets the round-trip time to the publisher. Times above [`REQUEST_INTERVAL_MAX`] count as that.
     pub fn set_rtt(&mut self, rtt: Duration) {
         self.rtt_ms = rtt.min(REQUEST_INTERVAL_MAX).as_millis() as u16;
+    }
+
+    /// Whether many receive the encoding.
+    pub fn set_many(&mut self, many: bool) {
+        self.many = many;
     }
 
     /// Notes that somebody needs a keyframe. `sent_before` is how long ago the wish was uttered: half the
@@ -95,7 +103,10 @@ impl KeyframeRequests {
     fn interval(&self) -> Duration {
         match self.unanswered {
             // The last request was answered: the next need is a new one.
-            0 => NEED_INTERVAL_MIN.max(Duration::from_millis(u64::from(self.rtt_ms))),
+            0 => {
+                let need = if self.many { NEED_INTERVAL_MANY } else { NEED_INTERVAL_MIN };
+                need.max(Duration::from_millis(u64::from(self.rtt_ms)))
+            }
             1..UNANSWERED_MAX => {
                 let rtt = if self.rtt_ms == 0 { 100 } else { self.rtt_ms };
                 (Duration::from_millis(u64::from(rtt)) + ANSWER_TIME)
@@ -231,6 +242,21 @@ mod tests {
         assert!(!requests.want(at(50), Duration::ZERO));
         assert!(!requests.poll(at(499)));
         assert!(requests.poll(at(500)), "not forgotten");
+    }
+
+    #[test]
+    fn many_who_lose_packets_make_one_request_a_second() {
+        let at = clock();
+        let mut requests = KeyframeRequests::default();
+        requests.set_many(true);
+        let mut asked = 0;
+        for ms in 0..10_000 {
+            if requests.want(at(ms), Duration::ZERO) {
+                asked += 1;
+                requests.on_keyframe(at(ms + 30));
+            }
+        }
+        assert_eq!(asked, 10);
     }
 
     #[test]

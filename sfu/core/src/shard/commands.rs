@@ -153,6 +153,8 @@ impl Shard {
         if std::mem::replace(&mut track.muted, muted) == muted {
             return;
         }
+        // What was shown before is not shown again.
+        track.encodings.iter_mut().for_each(|encoding| encoding.last_video.clear());
         let subscribers = track.subscribers.clone();
         self.tell_muted(key);
         for key in subscribers {

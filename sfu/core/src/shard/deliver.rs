@@ -104,6 +104,7 @@ impl Shard {
                     active: &arrived.active,
                     highest_layer: arrived.highest_layer,
                     track_serial: arrived.track_serial,
+                    live_from: arrived.live_from,
                 };
                 let outcome = subscription.forward(now, delivery.subscription, arrival, connection);
                 if let Some(encoding) = outcome.keyframe

@@ -33,6 +33,8 @@ pub(super) struct Arrived {
     /// What the track was sending when it came.
     pub(super) active: ActiveEncodings,
     pub(super) highest_layer: u8,
+    /// See [`crate::forwarder::Arrival::live_from`].
+    pub(super) live_from: Option<u32>,
 }
 
 /// One packet for one subscription.

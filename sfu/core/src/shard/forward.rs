@@ -8,16 +8,13 @@ use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, deliveries::Arrived};
 use crate::{
     connection::{MediaPacket, Mid, Rid},
     endpoint::Endpoint,
+    keyframe_cache::CachedPacket,
     media::store::{FrameInfo, PacketInfo},
     track::{OVERHEAD_BYTES_ASSUMED, Origin, Source},
 };
 
 /// How often one connection may change the SSRC of what it publishes; each change costs others a keyframe.
 const SOURCES_REPLACED_MAX: u32 = 256;
-
-/// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
-/// The longest packets in use (ptime) are of 60 ms.
-const LAST_AUDIO_AGE_MAX: Duration = Duration::from_millis(60);
 
 impl Shard {
     /// Takes a publisher's packet, which came on section `section`, and hands it to everyone who receives its track.
@@ -88,7 +85,10 @@ impl Shard {
 
     /// An encoding comes from another source from now on.
     fn begin_anew(&mut self, key: TrackKey, encoding: usize) {
-        let Some(track) = self.tracks.get(key.0) else { return };
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        if let Some(encoding) = track.encodings.get_mut(encoding) {
+            encoding.last_video.clear();
+        }
         for key in &track.subscribers {
             if let Some(subscription) = self.subscriptions.get_mut(key.0) {
                 subscription.follow_encoding(encoding);
@@ -107,8 +107,12 @@ impl Shard {
         if let Some(targets) = packet.targets {
             encoding.targets.push(handle, targets);
         }
-        if track.kind == MediaKind::Audio && !packet.payload.is_empty() {
-            encoding.last_audio = Some((handle, packet.head()));
+        let head = packet.head();
+        let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
+        match track.kind {
+            MediaKind::Audio if !packet.payload.is_empty() => encoding.last_audio = Some((handle, head)),
+            MediaKind::Audio => {}
+            MediaKind::Video => encoding.last_video.push(self.now, CachedPacket { handle, head, bytes }),
         }
         let arrived = Arrived {
             track: key,
@@ -116,10 +120,11 @@ impl Shard {
             kind: track.kind,
             encoding: index,
             handle,
-            head: packet.head(),
-            bytes: packet.payload.len() + OVERHEAD_BYTES_ASSUMED,
+            head,
+            bytes,
             active,
             highest_layer,
+            live_from: None,
         };
         let (subscriptions, endpoints) = (&self.subscriptions, &self.endpoints);
         let receivers = track.subscribers.iter().filter_map(|key| {
@@ -130,70 +135,18 @@ impl Shard {
         self.deliveries.push(arrived, receivers);
     }
 
-    /// A subscription can be served from now on.
-    pub(super) fn start(&mut self, key: SubscriptionKey) {
-        if let Some(subscription) = self.subscriptions.get(key.0) {
-            self.allocate(subscription.subscriber);
-        }
-        self.begin_media(key);
-    }
-
-    /// Audio begins with what came last, so that the receiver need not wait
-    /// for the publisher's next packet; of video a keyframe is asked for.
-    fn begin_media(&mut self, key: SubscriptionKey) {
-        if let Some((arrived, receiver)) = self.last_audio_for(key) {
-            self.deliveries.push(arrived, std::iter::once((receiver, key)));
-        }
-        self.want_keyframe_for(key);
-    }
-
-    fn last_audio_for(&self, key: SubscriptionKey) -> Option<(Arrived, EndpointKey)> {
-        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
-        let track_key = subscription.source?;
-        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
-        let (encoding, (handle, head)) =
-            track.encodings.iter().enumerate().find_map(|(index, e)| Some((index, e.last_audio?)))?;
-        let stored = track.encodings.get(encoding)?.store.get(handle)?;
-        let age = self.now.saturating_duration_since(stored.info.arrived);
-        let receiver = self.endpoints.get(subscription.subscriber.0)?;
-        if age > LAST_AUDIO_AGE_MAX || receiver.media.protection.is_none() {
-            return None;
-        }
-        let arrived = Arrived {
-            track: track_key,
-            track_serial: track.serial,
-            kind: track.kind,
-            encoding,
-            handle,
-            head,
-            bytes: stored.payload.len() + OVERHEAD_BYTES_ASSUMED,
-            active: track.active(),
-            highest_layer: 0,
-        };
-        Some((arrived, subscription.subscriber))
-    }
-
     /// A subscriber asks for a keyframe: of what it receives, or of what it is about to receive.
     pub(super) fn handle_keyframe_request(&mut self, from: EndpointKey, mid: Mid) {
         self.stats.keyframe_requests_received += 1;
         let Some(endpoint) = self.endpoints.get_mut(from.0) else { return };
         let sent_before = endpoint.media.downstream.rtt().unwrap_or_default() / 2;
-        let Some(subscription) = endpoint.section(mid).and_then(|section| section.subscription) else {
-            return;
-        };
-        self.want_keyframe_since(subscription, sent_before);
+        let Some(key) = endpoint.section(mid).and_then(|section| section.subscription) else { return };
+        let Some((source, target)) = self.keyframe_target(key) else { return };
+        self.want_keyframe(source, target, sent_before);
     }
 
-    /// Starts everything that a connection receives: it has just come up.
-    pub(super) fn start_all(&mut self, key: EndpointKey) {
-        self.allocate(key);
-        let Some(endpoint) = self.endpoints.get(key.0) else { return };
-        for subscription in endpoint.order.clone() {
-            self.begin_media(subscription);
-        }
-    }
-
-    /// Same, if what the settings ask for needs one: less quality in one stream does not.
+    /// Asks the publisher for a keyframe of what a subscription should receive, if what the settings ask for needs one:
+    /// less quality in one stream does not.
     pub(super) fn want_keyframe_for_settings(&mut self, key: SubscriptionKey) {
         let needed = || {
             let subscription = self.subscriptions.get(key.0)?;
@@ -209,25 +162,25 @@ impl Shard {
         }
     }
 
-    /// Asks the publisher for a keyframe of the encoding that a subscription should receive.
+    /// Has a subscription get a keyframe of the encoding that it should receive: one that came lately, or one that the
+    /// publisher is asked for.
     pub(super) fn want_keyframe_for(&mut self, key: SubscriptionKey) {
-        self.want_keyframe_since(key, Duration::ZERO);
+        if let Some((source, target)) = self.keyframe_target(key)
+            && !self.begin_from_cache(key, target)
+        {
+            self.want_keyframe(source, target, Duration::ZERO);
+        }
     }
 
-    /// Same, for a wish that the subscriber uttered so long ago.
-    fn want_keyframe_since(&mut self, key: SubscriptionKey, sent_before: Duration) {
-        let Some(subscription) = self.subscriptions.get(key.0) else { return };
-        let Some(source) = subscription.source.filter(|_| subscription.is_flowing()) else { return };
+    /// The track and the encoding of which a subscription needs keyframes, if it can receive any.
+    fn keyframe_target(&self, key: SubscriptionKey) -> Option<(TrackKey, usize)> {
+        let subscription = self.subscriptions.get(key.0)?;
+        let source = subscription.source.filter(|_| subscription.is_flowing())?;
         // A keyframe that comes before the connection does is lost, and holds up the next request.
         let receives = |endpoint: &Endpoint| endpoint.connection.is_connected();
-        if !self.endpoints.get(subscription.subscriber.0).is_some_and(receives) {
-            return;
-        }
-        let Some(track) = self.tracks.get(source.0) else { return };
-        let active = track.active();
-        if let Some(target) = subscription.target_encoding(&active) {
-            self.want_keyframe(source, target, sent_before);
-        }
+        self.endpoints.get(subscription.subscriber.0).filter(|endpoint| receives(endpoint))?;
+        let active = self.tracks.get(source.0)?.active();
+        Some((source, subscription.target_encoding(&active)?))
     }
 
     /// Asks for a keyframe of an encoding, for a wish that was uttered so long ago.

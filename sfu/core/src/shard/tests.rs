@@ -15,6 +15,7 @@ use crate::{
 
 mod attacks;
 mod backup;
+mod begin;
 mod media;
 mod relay;
 mod sending;

@@ -76,6 +76,7 @@ impl Client {
             } else {
                 let opened =
                     self.opener.open_rtp(&mut datagram).expect("each index is sent once, and authentic");
+                received.timestamps.push(opened.header.timestamp);
                 received.rtp.push((opened.header.ssrc, opened.index, datagram[opened.payload].to_vec()));
             }
         }
@@ -86,11 +87,13 @@ impl Client {
 #[derive(Default)]
 pub(super) struct Received {
     pub(super) rtp: Vec<(u32, u64, Vec<u8>)>,
+    /// Of each of those.
+    pub(super) timestamps: Vec<u32>,
     rtcp: Vec<Vec<u8>>,
 }
 
 impl Received {
-    fn keyframe_requests(&self) -> usize {
+    pub(super) fn keyframe_requests(&self) -> usize {
         let packets = self.rtcp.iter().flat_map(|compound| Packets::new(compound));
         packets.filter(|packet| matches!(packet, Ok(Packet::PictureLoss { .. }))).count()
     }

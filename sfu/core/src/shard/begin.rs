@@ -1,0 +1,126 @@
+//! What a subscription begins with: what came last, so that nobody need wait for more.
+
+use std::{iter, time::Duration};
+
+use super::{EndpointKey, Shard, SubscriptionKey, deliveries::Arrived};
+use crate::{
+    downstream::Capacity, forwarder::Subscription, keyframe_cache::CatchUp, track::OVERHEAD_BYTES_ASSUMED,
+};
+
+/// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
+/// The longest packets in use (ptime) are of 60 ms.
+const LAST_AUDIO_AGE_MAX: Duration = Duration::from_millis(60);
+
+/// What a keyframe cache holds is sent if it takes the receiver's path no longer than this.
+const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(500);
+
+impl Shard {
+    /// A subscription can be served from now on.
+    pub(super) fn start(&mut self, key: SubscriptionKey) {
+        if let Some(subscription) = self.subscriptions.get(key.0) {
+            self.allocate(subscription.subscriber);
+        }
+        self.begin_media(key);
+    }
+
+    /// Audio begins with what came last, so that the receiver need not wait for the publisher's next packet; video begins
+    /// with a keyframe that came lately, or one that is asked for.
+    fn begin_media(&mut self, key: SubscriptionKey) {
+        if let Some((arrived, receiver)) = self.last_audio_for(key) {
+            self.deliveries.push(arrived, iter::once((receiver, key)));
+        }
+        self.want_keyframe_for(key);
+    }
+
+    fn last_audio_for(&self, key: SubscriptionKey) -> Option<(Arrived, EndpointKey)> {
+        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+        let track_key = subscription.source?;
+        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
+        let (encoding, (handle, head)) =
+            track.encodings.iter().enumerate().find_map(|(index, e)| Some((index, e.last_audio?)))?;
+        let stored = track.encodings.get(encoding)?.store.get(handle)?;
+        let age = self.now.saturating_duration_since(stored.info.arrived);
+        let receiver = self.endpoints.get(subscription.subscriber.0)?;
+        if age > LAST_AUDIO_AGE_MAX || receiver.media.protection.is_none() {
+            return None;
+        }
+        let arrived = Arrived {
+            track: track_key,
+            track_serial: track.serial,
+            kind: track.kind,
+            encoding,
+            handle,
+            head,
+            bytes: stored.payload.len() + OVERHEAD_BYTES_ASSUMED,
+            active: track.active(),
+            highest_layer: 0,
+            live_from: None,
+        };
+        Some((arrived, subscription.subscriber))
+    }
+
+    /// Starts everything that a connection receives: it has just come up.
+    pub(super) fn start_all(&mut self, key: EndpointKey) {
+        self.allocate(key);
+        let Some(endpoint) = self.endpoints.get(key.0) else { return };
+        for subscription in endpoint.order.clone() {
+            self.begin_media(subscription);
+        }
+    }
+
+    /// A subscription that receives nothing yet begins with what the keyframe cache of an encoding holds. False if that is
+    /// nothing, or too much. One that changes to another picture has something to show until a new keyframe comes: what came
+    /// since the last one would only take the room of what comes next.
+    pub(super) fn begin_from_cache(&mut self, key: SubscriptionKey, encoding: usize) -> bool {
+        if self.cached(key, encoding).is_none() {
+            return false;
+        }
+        // What waits to be delivered is in the cache as well.
+        self.deliver_all();
+        let Some((arrived, receiver)) = self.cached(key, encoding) else {
+            // It has begun with what was delivered.
+            let begun = |known: &Subscription| known.current_encoding() == Some(encoding);
+            return self.subscriptions.get(key.0).is_some_and(begun);
+        };
+        for arrived in arrived {
+            self.deliveries.push(arrived, iter::once((receiver, key)));
+        }
+        self.stats.keyframes_cached += 1;
+        true
+    }
+
+    fn cached(&self, key: SubscriptionKey, encoding: usize) -> Option<(Vec<Arrived>, EndpointKey)> {
+        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+        let track_key = subscription.source?;
+        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
+        let receiver = self.endpoints.get(subscription.subscriber.0)?;
+        let downstream = &receiver.media.downstream;
+        if subscription.current_encoding().is_some()
+            || receiver.media.protection.is_none()
+            || downstream.is_congested()
+        {
+            return None;
+        }
+        let encoded = track.encodings.get(encoding)?;
+        let CatchUp { packets, live_from, bytes } = encoded.last_video.catch_up(self.now)?;
+        if let Capacity::AtLeast(rate) | Capacity::Measured(rate) = downstream.capacity(self.now)
+            && u64::try_from(bytes).is_ok_and(|bytes| bytes > rate.bytes_in(CATCH_UP_TIME_MAX))
+        {
+            return None;
+        }
+        let (active, highest_layer) = (track.active(), encoded.layers.highest(self.now));
+        let arrived = packets.iter().map(|packet| Arrived {
+            track: track_key,
+            track_serial: track.serial,
+            kind: track.kind,
+            encoding,
+            handle: packet.handle,
+            head: packet.head,
+            bytes: packet.bytes,
+            active,
+            highest_layer,
+            live_from: Some(live_from),
+        });
+        Some((arrived.collect(), subscription.subscriber))
+    }
+}
