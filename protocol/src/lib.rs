@@ -13,6 +13,7 @@
 mod ids;
 mod media;
 mod node;
+mod room_report;
 mod units;
 
 pub use ids::{
@@ -24,6 +25,10 @@ pub use node::{
     MidTrack, NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection,
     Recipients, SDP_BYTES_MAX, SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack,
     SubscriptionFailure, SubscriptionSettings, TrackQuality,
+};
+pub use room_report::{
+    ConnectionReport, EncodingReport, LayersGiven, MediaTransport, REPORT_ENTRIES_MAX, ReceptionReport,
+    RoomReport, SubscriptionReport, TrackReport,
 };
 pub use units::{Bitrate, DataSize};
 

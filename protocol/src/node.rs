@@ -15,8 +15,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bitrate, ConnectionId, DataKind, MediaKind, MimeType, NodeId, ParticipantSid, RoomSid, TrackSid,
-    TrackSource,
+    Bitrate, ConnectionId, DataKind, MediaKind, MimeType, NodeId, ParticipantSid, RoomReport, RoomSid,
+    TrackSid, TrackSource,
 };
 
 /// Largest SDP description of a client, in bytes; a larger one is refused. A browser writes about 7 KiB for a
@@ -116,6 +116,14 @@ pub enum NodeAction {
         kind: DataKind,
         /// The message, one SCTP user message.
         payload: Bytes,
+    },
+    /// Tell what flows in the room. Answered by as many [`NodeEvent::RoomReport`]s as they say, or by none if the node
+    /// has no time for it.
+    ReportRoom {
+        /// Echoed in the answers.
+        request: u64,
+        /// How many workers answer; the node sets it.
+        shares: u32,
     },
 }
 
@@ -377,6 +385,8 @@ pub enum NodeEvent {
         /// One entry a connection.
         connections: Vec<ConnectionStats>,
     },
+    /// What flows in the room: the answer to [`NodeAction::ReportRoom`].
+    RoomReport(Box<RoomReport>),
 }
 
 /// A section and the track that it carries to the client.

@@ -2,6 +2,8 @@
 
 use zynk_protocol::{Identity, livekit};
 
+use crate::room_stats::RoomStats;
+
 /// A request of the server API to one room.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -40,6 +42,8 @@ pub enum AdminRequest {
     UpdateRoom(livekit::CreateRoomRequest),
     /// The room's description. Answered by [`AdminResponse::Room`].
     Describe,
+    /// What flows in the room. Takes a second and more. Answered by [`AdminResponse::Stats`].
+    Stats,
     /// End the room (`ROOM_DELETED`). Answered by [`AdminResponse::Done`].
     DeleteRoom,
 }
@@ -58,6 +62,8 @@ pub enum AdminResponse {
     Room(livekit::Room),
     /// The payload that the called participant returned.
     Rpc(String),
+    /// What flows in the room.
+    Stats(Box<RoomStats>),
     /// Nothing more to say.
     Done,
 }

@@ -18,7 +18,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer, ExposeHeaders};
 use crate::{
     directory::Directory,
     guest::{self, GuestAccess, GuestConfig},
-    twirp, whep, whip,
+    room_stats, twirp, whep, whip,
     whip_session::StreamSessions,
 };
 
@@ -55,7 +55,8 @@ pub fn api_router(directory: Directory, guests: GuestConfig) -> Router {
     // No CORS here: these are for pages that this server itself served.
     let product = Router::new()
         .route("/api/v1/info", get(guest::info))
-        .route("/api/v1/guest-tokens", post(guest::issue_token));
+        .route("/api/v1/guest-tokens", post(guest::issue_token))
+        .route("/api/v1/rooms/{room}/stats", get(room_stats::serve));
     twirp.merge(streams).merge(product).with_state(state)
 }
 

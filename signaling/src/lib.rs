@@ -36,6 +36,7 @@ mod placement;
 mod responses;
 mod room;
 mod room_service;
+mod room_stats;
 mod room_task;
 mod sdp_fragment;
 mod session;
@@ -57,6 +58,10 @@ pub use http::{api_router, collapse_slashes};
 pub use join::{ConnectionMode, JoinError, JoinParams, Resume, SubscribeScope};
 pub use responses::ResponseReceiver;
 pub use room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+pub use room_stats::{
+    EncodingStats, GivenLayers, ParticipantStats, RoomStats, SubscriptionState, SubscriptionStats,
+    TrackStats, TransportStats, WantedLayers,
+};
 pub use twirp::{API_BODY_BYTES_MAX, TwirpCode, TwirpError};
 pub use webhook::{WebhookConfig, WebhookDispatcher, WebhookError};
 pub use ws::rtc_router;

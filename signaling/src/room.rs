@@ -31,6 +31,7 @@ mod rehearsal;
 mod resume;
 mod rpc;
 mod speakers;
+mod stats;
 mod subscribe;
 mod sync;
 #[cfg(test)]
@@ -229,6 +230,7 @@ pub struct Room {
     rpcs: rpc::RpcState,
     rehearsals: rehearsal::Rehearsals,
     quality: quality::QualityState,
+    stats: stats::StatsState,
     room_update: updates::RoomUpdateState,
     webhooks_dropped: i32,
     outputs: VecDeque<RoomOutput>,
@@ -258,6 +260,7 @@ impl Room {
             rpcs: rpc::RpcState::default(),
             rehearsals: rehearsal::Rehearsals::default(),
             quality: quality::QualityState::default(),
+            stats: stats::StatsState::default(),
             room_update: updates::RoomUpdateState::default(),
             webhooks_dropped: 0,
             outputs: VecDeque::new(),
@@ -321,6 +324,7 @@ impl Room {
             self.rpcs.deadline(),
             self.rehearsals.deadline(),
             self.quality.deadline(),
+            self.stats.deadline(),
         ];
         let theirs = self.participants.values().filter_map(|participant| participant.deadline()).min();
         own.into_iter().flatten().chain(theirs).min()
@@ -408,6 +412,7 @@ impl Room {
             }
             NodeEvent::Speakers { levels } => self.speakers_changed(levels),
             NodeEvent::Stats { connections } => self.stats_arrived(&connections),
+            NodeEvent::RoomReport(report) => self.room_reported(*report),
         }
     }
 
@@ -449,6 +454,7 @@ impl Room {
         self.expire_rpcs();
         self.expire_rehearsals();
         self.report_quality();
+        self.continue_stats();
         self.flush_updates();
         self.flush_room_update();
         if self.empty_deadline().is_some_and(|at| at <= self.now) {

@@ -167,7 +167,7 @@ fn require(granted: bool, grant: &str) -> Result<(), TwirpError> {
 }
 
 /// The request's room, if the token is the very room's.
-fn administered(grants: &VideoGrants, room: &str) -> Result<RoomName, TwirpError> {
+pub(crate) fn administered(grants: &VideoGrants, room: &str) -> Result<RoomName, TwirpError> {
     require(grants.is_admin_of(room), "roomAdmin for the room of the request")?;
     Ok(RoomName::new(room))
 }
@@ -190,7 +190,7 @@ fn unimplemented(method: &str) -> TwirpError {
 }
 
 /// The error, or an answer that does not fit the request.
-fn unexpected(result: Result<AdminResponse, AdminError>) -> TwirpError {
+pub(crate) fn unexpected(result: Result<AdminResponse, AdminError>) -> TwirpError {
     match result {
         Err(error) => error.into(),
         Ok(_) => TwirpError::new(TwirpCode::Internal, "the room gave an answer of the wrong kind"),

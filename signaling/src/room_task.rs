@@ -340,14 +340,13 @@ impl RoomTask {
         if self.node_lost {
             return;
         }
-        let is_data = matches!(action, NodeAction::SendData { .. });
+        let may_be_lost = matches!(action, NodeAction::SendData { .. } | NodeAction::ReportRoom { .. });
         let command = NodeCommand { room: self.sid.clone(), action };
         let Err(error) = self.inner.bus.command(&self.node, command).await else { return };
-        // The node's queue is full of what it is to do. Data may be lost then; a command that is lost would
-        // leave node and room of different minds.
-        let data_dropped = is_data && matches!(error, BusError::Overloaded { .. });
-        if data_dropped {
-            tracing::warn!(%error, "data is dropped");
+        // The node's queue is full of what it is to do. Data and questions may be lost then; another command
+        // that is lost would leave node and room of different minds.
+        if may_be_lost && matches!(error, BusError::Overloaded { .. }) {
+            tracing::warn!(%error, "data or a question is dropped");
         } else {
             tracing::warn!(%error, "the room's media node is lost");
             self.node_lost = true;

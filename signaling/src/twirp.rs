@@ -337,7 +337,8 @@ fn bad_route(message: String) -> TwirpError {
     TwirpError::new(TwirpCode::BadRoute, message)
 }
 
-fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Claims, TwirpError> {
+/// Whose token the header carries.
+pub(crate) fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Claims, TwirpError> {
     let unauthenticated = |message: String| TwirpError::new(TwirpCode::Unauthenticated, message);
     let token = bearer_token(headers).map_err(|error| unauthenticated(error.to_string()))?;
     state

@@ -10,6 +10,7 @@
 
 mod link;
 mod source;
+mod statistics;
 mod trace;
 mod viewer;
 
@@ -31,8 +32,8 @@ use zynk_protocol::{
 };
 use zynk_sfu_core as sfu;
 use zynk_signaling::{
-    ConnectionMode, JoinParams, Room, RoomInput, RoomOutput, RoomSettings, SessionId, SignalingConfig,
-    SubscribeScope,
+    AdminError, AdminResponse, ConnectionMode, JoinParams, Room, RoomInput, RoomOutput, RoomSettings,
+    SessionId, SignalingConfig, SubscribeScope,
 };
 use zynk_store::RoomRecord;
 
@@ -65,6 +66,8 @@ pub struct World {
     clients: Vec<WorldClient>,
     /// By participant.
     downstreams: BTreeMap<String, ConnectionId>,
+    /// Of the server API.
+    answers: Vec<Result<AdminResponse, AdminError>>,
     trace: Trace,
 }
 
@@ -134,6 +137,7 @@ impl World {
             room_sid,
             clients: Vec::new(),
             downstreams: BTreeMap::new(),
+            answers: Vec::new(),
             trace: Trace::default(),
         }
     }
@@ -475,6 +479,7 @@ impl World {
                 let signal = &mut self.clients[session.0 as usize].signal;
                 signal.to_client.push_back((self.now + signal.delay, None));
             }
+            RoomOutput::AdminReply { result, .. } => self.answers.push(result),
             RoomOutput::JoinRefused { session, error } => {
                 self.clients[session.0 as usize].refused = Some(error.to_string());
             }

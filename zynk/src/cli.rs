@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Make access tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// List and end the rooms of a running server
+    /// List, watch and end the rooms of a running server
     #[command(subcommand)]
     Room(RoomCommand),
     /// Make API keys
@@ -145,6 +145,16 @@ pub(crate) enum RoomCommand {
     /// List the open rooms
     List {
         /// Print JSON, as the server API has it
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: ServerAddress,
+    },
+    /// Show who sends and receives what in a room, at which rate, and how it arrives; takes a second
+    Stats {
+        /// Its name
+        room: String,
+        /// Print JSON, as the server's `/api/v1/rooms/{room}/stats` has it
         #[arg(long)]
         json: bool,
         #[command(flatten)]

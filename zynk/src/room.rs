@@ -1,5 +1,7 @@
 //! `zynk room`: the rooms of a running server, through its server API.
 
+mod stats;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -36,23 +38,43 @@ pub(crate) async fn execute(command: &RoomCommand) -> Result<String> {
             }
             Ok(output)
         }
+        RoomCommand::Stats { room, json, server } => {
+            let grants = VideoGrants { room_admin: true, room: room.clone(), ..VideoGrants::default() };
+            let mut url = base(server);
+            let path = ["api", "v1", "rooms", room, "stats"];
+            url.path_segments_mut().map_err(|()| anyhow!("the URL has no path"))?.pop_if_empty().extend(path);
+            let reply = send(server, client()?.get(url), grants).await?;
+            if *json {
+                return Ok(format!("{reply}\n"));
+            }
+            Ok(stats::tables(&serde_json::from_value(reply).context("the server's answer cannot be read")?))
+        }
     }
 }
 
+fn client() -> Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?)
+}
+
 async fn call(server: &ServerAddress, method: &str, grants: VideoGrants, body: &Value) -> Result<Value> {
+    let base = base(server);
+    let url = format!("{}/twirp/livekit.RoomService/{method}", base.as_str().trim_end_matches('/'));
+    send(server, client()?.post(url).json(body), grants).await
+}
+
+/// Sends a request with a token for it, and reads the JSON that comes back.
+async fn send(
+    server: &ServerAddress,
+    request: reqwest::RequestBuilder,
+    grants: VideoGrants,
+) -> Result<Value> {
     let claims = Claims { video: grants, ..Claims::default() };
     let token = token::key_ring(&server.key)?.sign(&claims, TOKEN_TTL, SystemTime::now())?;
-    let base =
-        server.url.as_str().trim_end_matches('/').replacen("ws", "http", usize::from(is_websocket(server)));
-    let response = reqwest::Client::builder()
-        .timeout(REQUEST_TIMEOUT)
-        .build()?
-        .post(format!("{base}/twirp/livekit.RoomService/{method}"))
+    let response = request
         .bearer_auth(token)
-        .json(body)
         .send()
         .await
-        .with_context(|| format!("{base} cannot be reached"))?;
+        .with_context(|| format!("{} cannot be reached", server.url))?;
     let status = response.status();
     let text = response.text().await.context("the server's answer was cut off")?;
     if status.is_success() {
@@ -65,9 +87,12 @@ async fn call(server: &ServerAddress, method: &str, grants: VideoGrants, body: &
     Err(anyhow!("the server answered {}: {reason}", status.as_u16()))
 }
 
-/// SDKs take `ws:` and `wss:` URLs, so that people have those at hand.
-fn is_websocket(server: &ServerAddress) -> bool {
-    matches!(server.url.scheme(), "ws" | "wss")
+/// Where the server's HTTP is. SDKs take `ws:` and `wss:` URLs, so that people have those at hand.
+fn base(server: &ServerAddress) -> reqwest::Url {
+    let text = server.url.as_str();
+    let is_websocket = matches!(server.url.scheme(), "ws" | "wss");
+    let http = is_websocket.then(|| text.replacen("ws", "http", 1).parse().ok()).flatten();
+    http.unwrap_or_else(|| server.url.clone())
 }
 
 #[derive(Deserialize)]
@@ -108,15 +133,29 @@ impl Default for Seconds {
 }
 
 fn table(Rooms { rooms }: Rooms) -> String {
-    let header = ["NAME".to_owned(), "PARTICIPANTS".to_owned(), "CREATED".to_owned(), "SID".to_owned()];
-    let rows: Vec<[String; 4]> = rooms.into_iter().map(row).collect();
-    let lines: Vec<&[String; 4]> = std::iter::once(&header).chain(&rows).collect();
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    let header = ["NAME", "PARTICIPANTS", "CREATED", "SID"].map(str::to_owned);
+    let rows: Vec<[String; 4]> = std::iter::once(header).chain(rooms.into_iter().map(row)).collect();
+    columns(&rows)
+}
+
+/// Rows of cells, each column as wide as its widest cell.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let (name, participants, created) = (width(0), width(1), width(2));
-    let text = |[a, b, c, d]: &[String; 4]| format!("{a:name$}  {b:participants$}  {c:created$}  {d}\n");
-    lines.into_iter().map(text).collect()
+    rows.iter().map(line).collect()
+}
+
+/// Whoever names something decides what it contains: a terminal must not obey it.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn row(room: Room) -> [String; 4] {
@@ -125,10 +164,8 @@ fn row(room: Room) -> [String; 4] {
         Seconds::Number(number) => number,
     };
     let created = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX)));
-    // Whoever names a room decides what it contains: a terminal must not obey it.
-    let name = room.name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     [
-        name,
+        printable(&room.name),
         room.num_participants.to_string(),
         humantime::format_rfc3339_seconds(created).to_string(),
         room.sid,

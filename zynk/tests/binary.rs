@@ -201,6 +201,34 @@ async fn rooms_are_listed_and_deleted() {
     assert!(failure(&wrong).contains("401"));
 }
 
+#[tokio::test]
+async fn a_rooms_statistics_are_printed() {
+    let server = Server::start();
+    let url = server.url();
+    let room = "daily stand-up/2";
+    let token = stdout(&["token", "create", "--room", room, "--identity", "alice", "--name", "Alice"]);
+    let address =
+        format!("ws://127.0.0.1:{}/rtc?access_token={}&protocol=16", server.http_port(), token.trim());
+    let (mut socket, _) = tokio_tungstenite::connect_async(address).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Binary(_)))), "the Join");
+    let tables = stdout(&["room", "stats", room, "--url", &url]);
+    for line in
+        ["room daily stand-up/2  RM_", "PARTICIPANT  QUALITY  CONNECTION", "PUBLISHER  TRACK", "RECEIVER"]
+    {
+        assert!(tables.lines().any(|found| found.starts_with(line)), "{line} is not in\n{tables}");
+    }
+    let rows: Vec<_> = tables.lines().filter(|line| line.starts_with("alice ")).collect();
+    assert_eq!(rows.len(), 2, "two connections in\n{tables}");
+    let websocket = url.replace("http", "ws");
+    let json = stdout(&["room", "stats", room, "--json", "--url", &websocket]);
+    let stats: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(stats["participants"][0]["name"], "Alice", "{json}");
+    let unknown = failure(&["room", "stats", "nobody's", "--url", &url]);
+    assert_eq!(unknown, "zynk: the server answered 404: not_found: requested room does not exist\n");
+    let wrong = ["room", "stats", room, "--url", &url, "--api-key", "devkey", "--api-secret", "wrong"];
+    assert!(failure(&wrong).contains("401"));
+}
+
 #[test]
 fn a_token_is_printed_alone() {
     let token = stdout(&["token", "create", "--room", "lobby", "--identity", "alice"]);

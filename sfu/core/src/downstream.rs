@@ -8,6 +8,7 @@
 
 mod belief;
 mod probing;
+mod reception;
 mod resend_budget;
 mod standing_queue;
 
@@ -93,6 +94,7 @@ pub(crate) struct ReportedLoss {
 struct Reported {
     highest_seq: u32,
     cumulative_lost: i32,
+    jitter: u32,
 }
 
 /// What audio takes.
@@ -286,7 +288,8 @@ impl Downstream {
             self.rtt.update(rtt);
             self.estimator.on_rtt(now, rtt);
         }
-        let reported = Reported { highest_seq: block.highest_seq, cumulative_lost: block.cumulative_lost };
+        let ReportBlock { highest_seq, cumulative_lost, jitter, .. } = *block;
+        let reported = Reported { highest_seq, cumulative_lost, jitter };
         if let Some(before) = self.reported.insert(block.ssrc, reported) {
             let expected = block.highest_seq.wrapping_sub(before.highest_seq);
             // Numbers that go back belong to an old report, or to a lie.

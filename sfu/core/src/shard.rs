@@ -23,6 +23,7 @@ mod outbox;
 mod pretended;
 mod relay;
 mod reports;
+mod room_report;
 mod timers;
 mod transmission;
 

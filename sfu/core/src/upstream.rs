@@ -8,6 +8,7 @@
 //!        └─ transport number ───► feedback (transport-wide congestion control)
 //! ```
 
+mod reception;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use zynk_bus::Bus;
 use zynk_protocol::{
     ConnectionId, ConnectionState, NodeAction, NodeCommand, NodeEvent, NodeId, NodeInfo, NodeNotice,
-    OpenConnection, Recipients, RoomSid,
+    OpenConnection, Recipients, RoomReport, RoomSid,
 };
 use zynk_sfu_core::ShardIndex;
 
@@ -179,6 +179,7 @@ impl Dispatcher {
                 let worker = self.placement.find(&room, connection);
                 self.pass_to(worker, NodeCommand { room, action }).await;
             }
+            NodeAction::ReportRoom { request, .. } => self.report_room(room, request).await,
             NodeAction::ExpectTrack(ref track) => {
                 let worker = self.placement.find(&room, track.connection);
                 self.pass_to(worker, NodeCommand { room, action }).await;
@@ -280,8 +281,23 @@ impl Dispatcher {
         }
     }
 
+    /// Each worker of a room tells what it has. Of a room that has no connections there is nothing to tell.
+    async fn report_room(&mut self, room: RoomSid, request: u64) {
+        let workers = self.placement.workers(&room).to_vec();
+        let shares = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+        if workers.is_empty() {
+            let report = RoomReport { request, shares: 1, ..RoomReport::default() };
+            return self.notify(room, NodeEvent::RoomReport(Box::new(report))).await;
+        }
+        self.pass_all(&workers, NodeCommand { room, action: NodeAction::ReportRoom { request, shares } })
+            .await;
+    }
+
     async fn report_failed(&self, room: RoomSid, connection: ConnectionId) {
-        let event = NodeEvent::ConnectionState { connection, state: ConnectionState::Failed };
+        self.notify(room, NodeEvent::ConnectionState { connection, state: ConnectionState::Failed }).await;
+    }
+
+    async fn notify(&self, room: RoomSid, event: NodeEvent) {
         let notice = NodeNotice { node: self.node.clone(), room, event };
         if let Err(error) = self.bus.notify(notice).await {
             tracing::warn!(%error, "a notice was not delivered");

@@ -16,7 +16,7 @@ use zynk_protocol::{NodeEvent, NodeId, NodeNotice, RoomSid};
 /// Notices between a worker and its task. When it is full they overflow.
 const CHANNEL_MAX: usize = 1_024;
 
-/// Speaker and transport reports that overflow; further ones are dropped: the next report replaces them.
+/// Reports that overflow; further ones are dropped: the next one replaces them, or is asked for again.
 const REPORTS_MAX: usize = 256;
 
 /// Data messages that overflow; further ones are dropped.
@@ -57,7 +57,7 @@ enum Class {
 
 fn classify(event: &NodeEvent) -> Class {
     match event {
-        NodeEvent::Speakers { .. } | NodeEvent::Stats { .. } => Class::Report,
+        NodeEvent::Speakers { .. } | NodeEvent::Stats { .. } | NodeEvent::RoomReport(_) => Class::Report,
         NodeEvent::DataReceived { payload, .. } => Class::Message { bytes: payload.len() },
         _ => Class::Negotiation,
     }

@@ -37,6 +37,7 @@ impl Room {
             AdminRequest::SendData(request) => self.admin_send_data(request),
             AdminRequest::UpdateRoomMetadata { metadata } => self.admin_room_metadata(metadata),
             AdminRequest::PerformRpc(request) => return self.perform_rpc(reply, request),
+            AdminRequest::Stats => return self.collect_stats(reply),
             AdminRequest::UpdateRoom(request) => self.admin_update_room(request),
             AdminRequest::Describe => Ok(AdminResponse::Room(self.room_info())),
             AdminRequest::DeleteRoom => {

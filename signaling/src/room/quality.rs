@@ -58,6 +58,12 @@ impl Room {
         }
     }
 
+    /// How good a participant's connection is, and its mean opinion score.
+    pub(super) fn quality_of(&self, sid: &ParticipantSid) -> Option<(ConnectionQuality, f32)> {
+        let rating = *self.quality.ratings.get(sid)?;
+        Some((quality(self.participants.get(sid).map(Box::as_ref), rating), opinion_score(rating)))
+    }
+
     /// What changed for a receiver of itself and those whose tracks it has, noted as told.
     fn quality_changes(&mut self, receiver: &ParticipantSid) -> Vec<livekit::ConnectionQualityInfo> {
         let Some(participant) = self.participants.get(receiver) else { return Vec::new() };

@@ -10,6 +10,7 @@ mod lifetime;
 mod publish;
 mod rehearsal;
 mod server_api;
+mod stats;
 mod subscribe;
 mod world;
 

@@ -9,10 +9,14 @@
 //! Chunks are allocated as the stream's rate asks for them, at most up to a bound, and used again in the order
 //! they were filled: once a second's worth of them is there, a packet allocates nothing.
 
+mod recent;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+pub use recent::Recent;
 
 use super::extensions::{AudioLevel, CaptureTime, PlayoutDelay, VideoOrientation};
 

@@ -81,6 +81,7 @@ impl Shard {
                     self.send_data(connection, kind, &payload);
                 }
             }
+            NodeAction::ReportRoom { request, shares } => self.report_room(room, request, shares),
         }
     }
 

@@ -18,6 +18,7 @@ mod backup;
 mod begin;
 mod media;
 mod relay;
+mod room_report;
 mod sending;
 mod silence;
 

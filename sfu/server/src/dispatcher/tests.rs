@@ -198,6 +198,24 @@ async fn commands_of_a_spread_room_go_where_the_connection_is() {
 }
 
 #[tokio::test]
+async fn every_worker_of_a_room_tells_its_share() {
+    let mut rig = spread().await;
+    let ask = |shares| NodeAction::ReportRoom { request: 7, shares };
+    rig.command(1, ask(1)).await;
+    for worker in 0..2 {
+        assert_eq!(rig.action(worker).await, ask(2));
+    }
+    let mut notices = rig.bus.subscribe_room(&RoomSid::from_random(2)).await.unwrap();
+    rig.command(2, ask(1)).await;
+    let empty = RoomReport { request: 7, shares: 1, ..RoomReport::default() };
+    assert_eq!(
+        notices.recv().await.unwrap().event,
+        NodeEvent::RoomReport(Box::new(empty)),
+        "nobody is there"
+    );
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_takes_its_connections_and_the_others_of_the_room_go_on() {
     let mut rig = spread().await;
     let mut notices = rig.bus.subscribe_room(&RoomSid::from_random(1)).await.unwrap();

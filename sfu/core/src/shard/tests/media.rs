@@ -29,7 +29,7 @@ impl Rig {
     }
 
     /// Alice's next packet. Returns how many were sent on.
-    fn publish(&mut self, source: u32, sequence: u64, payload: &[u8]) -> u64 {
+    pub(super) fn publish(&mut self, source: u32, sequence: u64, payload: &[u8]) -> u64 {
         let alice = self.shard.by_id[&ALICE];
         let format: PayloadFormat = self.connection(ALICE).preferred_format("0".into(), None).unwrap();
         let packet = MediaPacket {
