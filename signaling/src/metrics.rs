@@ -1,9 +1,12 @@
 //! What operators can measure.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::join::JoinError;
@@ -15,11 +18,31 @@ pub(crate) struct Metrics {
     pub(crate) participants: Gauge,
     pub(crate) sessions: Gauge,
     pub(crate) joins: Family<JoinLabels, Counter>,
+    pub(crate) join_seconds: JoinSeconds,
     pub(crate) requests: Counter,
     pub(crate) responses: Counter,
     pub(crate) slow_sessions: Counter,
     pub(crate) session_faults: Counter,
     pub(crate) webhooks_dropped: Counter,
+}
+
+/// Upper bounds in seconds: a few round trips to the server on a good day, more where paths have to be tried.
+const JOIN_SECONDS: [f64; 13] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0];
+
+/// How long joins take.
+#[derive(Clone, Debug)]
+pub(crate) struct JoinSeconds(Histogram);
+
+impl Default for JoinSeconds {
+    fn default() -> Self {
+        Self(Histogram::new(JOIN_SECONDS))
+    }
+}
+
+impl JoinSeconds {
+    pub(crate) fn observe(&self, waited: Duration) {
+        self.0.observe(waited.as_secs_f64());
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,6 +81,11 @@ impl Metrics {
         registry.register("participants", "Participants in all rooms", self.participants.clone());
         registry.register("sessions", "Signal connections, WHIP and WHEP sessions", self.sessions.clone());
         registry.register("joins", "Joins and resumes, by how they ended", self.joins.clone());
+        registry.register(
+            "join_seconds",
+            "From a participant's join until its transport is connected",
+            self.join_seconds.0.clone(),
+        );
         registry.register("requests", "Messages from clients", self.requests.clone());
         registry.register("responses", "Messages to clients", self.responses.clone());
         registry.register(
@@ -75,5 +103,33 @@ impl Metrics {
             "Webhook events dropped because the queue was full",
             self.webhooks_dropped.clone(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn joins_are_counted_and_timed() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::default();
+        metrics.register(&mut registry);
+        metrics.count_join(&Ok(()));
+        metrics.join_seconds.observe(Duration::from_millis(250));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "zynk_signaling_joins_total{result=\"Accepted\"} 1",
+            "# TYPE zynk_signaling_join_seconds histogram",
+            "zynk_signaling_join_seconds_bucket{le=\"0.2\"} 0",
+            "zynk_signaling_join_seconds_bucket{le=\"0.3\"} 1",
+            "zynk_signaling_join_seconds_sum 0.25",
+            "zynk_signaling_join_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 }

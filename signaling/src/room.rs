@@ -161,6 +161,11 @@ pub enum RoomOutput {
         /// Who it is.
         participant: ParticipantSid,
     },
+    /// A participant's transport is connected for the first time.
+    ParticipantConnected {
+        /// How long after its join.
+        waited: Duration,
+    },
     /// A session did not begin.
     JoinRefused {
         /// Which.

@@ -297,6 +297,9 @@ impl RoomTask {
                 RoomOutput::CloseSession { session } => drop(self.sessions.remove(&session)),
                 RoomOutput::JoinAccepted { participant, .. } => self.joining = Some(Ok(participant)),
                 RoomOutput::JoinRefused { error, .. } => self.joining = Some(Err(error)),
+                RoomOutput::ParticipantConnected { waited } => {
+                    self.inner.metrics.join_seconds.observe(waited)
+                }
                 RoomOutput::ToNode(action) => self.command(action).await,
                 RoomOutput::AdminReply { reply, result } => {
                     if let Some(reply) = self.replies.remove(&reply) {

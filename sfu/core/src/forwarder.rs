@@ -22,7 +22,7 @@ use crate::{
     },
     rewriter::{EPOCHS_MAX, Epoch, Rewriter, Rewritten},
     selector::{Selection, Selector},
-    shard::{EndpointKey, SubscriptionKey, TrackKey},
+    shard::{EndpointKey, FirstMedia, SubscriptionKey, TrackKey},
     temporal::{TOP_TEMPORAL, TemporalSelector},
     track::Track,
 };
@@ -50,6 +50,8 @@ pub(crate) struct Subscription {
     pub(crate) negotiated: bool,
     /// What the receiver's bandwidth allows.
     pub(crate) allotment: Allotment,
+    /// For how long its first packet has been waited for.
+    pub(crate) first_media: FirstMedia,
     /// The client has been told that it pauses for lack of room.
     pub(crate) told_paused: bool,
     /// When the allotment last fell to a smaller picture, or to none.
@@ -130,6 +132,7 @@ impl Subscription {
             serial,
             negotiated: false,
             allotment: Allotment::default(),
+            first_media: FirstMedia::default(),
             told_paused: false,
             lowered_at: None,
             bridges: true,

@@ -52,4 +52,4 @@ pub use config::{Certificate, ShardConfig, ShardError, ShardIndex};
 pub use demux::shard_of;
 pub use io::{Input, Output, Transmit, Transport};
 pub use relay::RelayBatch;
-pub use shard::{Shard, ShardStats};
+pub use shard::{Measurement, Shard, ShardStats};

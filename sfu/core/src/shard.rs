@@ -16,6 +16,7 @@ mod commands;
 mod deliver;
 mod deliveries;
 mod forward;
+mod measure;
 mod media;
 mod negotiate;
 mod outbox;
@@ -55,6 +56,9 @@ use crate::{
 
 pub(crate) use allocate::Allocation;
 use deliveries::Deliveries;
+pub(crate) use measure::FirstMedia;
+pub use measure::Measurement;
+use measure::Measurements;
 use outbox::Outbox;
 use relay::Relay;
 
@@ -113,6 +117,7 @@ pub struct Shard {
     started_at: Instant,
     next_tick: Instant,
     stats: ShardStats,
+    measurements: Measurements,
 }
 
 /// For [`Subscription::serial`] and [`Track::serial`].
@@ -176,6 +181,10 @@ pub struct ShardStats {
     pub rtp_packets_over_budget: u64,
     /// Sessions that ended because their own state machine failed.
     pub sessions_panicked: u64,
+    /// Larger pictures that subscriptions were given, as there was room or they asked for them.
+    pub layer_switches_up: u64,
+    /// Smaller pictures, or none, that they were given.
+    pub layer_switches_down: u64,
     /// Data channel messages received.
     pub data_messages_received: u64,
     /// Data channel messages sent.
@@ -219,6 +228,7 @@ impl Shard {
             started_at: now,
             next_tick: now,
             stats: ShardStats::default(),
+            measurements: Measurements::default(),
         })
     }
 
@@ -423,6 +433,7 @@ impl Shard {
                     let state = ConnectionState::Connected;
                     self.emit(key, NodeEvent::ConnectionState { connection, state });
                     self.open_streams(key);
+                    self.expect_first_media_of(key);
                     self.start_all(key);
                 }
             }

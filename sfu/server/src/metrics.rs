@@ -1,5 +1,7 @@
 //! All instruments of this crate. Workers publish snapshots into atomics; a scrape adds them up.
 
+mod histograms;
+
 use std::{
     fmt,
     sync::{
@@ -23,6 +25,8 @@ use prometheus_client::{
 use zynk_net::SendStats;
 use zynk_sfu_core::ShardStats;
 
+pub(crate) use histograms::MediaHistograms;
+
 use crate::{
     notices::NoticeStats,
     placement::WorkerLoad,
@@ -45,6 +49,7 @@ pub(crate) struct WorkerMetrics {
     values: [AtomicU64; Value::COUNT],
     /// Time from the end of the wait to the end of the flush.
     pub(crate) turn_seconds: Histogram,
+    pub(crate) histograms: MediaHistograms,
 }
 
 /// Figures that workers publish. Each has a line in [`FAMILIES`].
@@ -61,6 +66,8 @@ enum Value {
     KeyframeRequestsReceived,
     KeyframeRequestsSent,
     KeyframesCached,
+    LayerSwitchesUp,
+    LayerSwitchesDown,
     DataMessagesReceived,
     DataMessagesSent,
     DataMessagesDropped,
@@ -148,6 +155,12 @@ const FAMILIES: &[Family] = &[
         &[("", Value::KeyframesCached)],
     ),
     counter(
+        "zynk_sfu_layer_switches",
+        "Larger and smaller pictures that subscriptions were given; a pause for lack of room is a smaller one",
+        "direction",
+        &[("up", Value::LayerSwitchesUp), ("down", Value::LayerSwitchesDown)],
+    ),
+    counter(
         "zynk_sfu_data_messages",
         "Data channel messages",
         "direction",
@@ -231,6 +244,7 @@ impl WorkerMetrics {
             busy_permille: AtomicU64::new(0),
             values: std::array::from_fn(|_| AtomicU64::new(0)),
             turn_seconds: Histogram::new(exponential_buckets(20e-6, 2.0, 14)),
+            histograms: MediaHistograms::new(),
         }
     }
 
@@ -287,6 +301,8 @@ impl WorkerMetrics {
         self.set(Value::KeyframeRequestsReceived, stats.keyframe_requests_received);
         self.set(Value::KeyframeRequestsSent, stats.keyframe_requests_sent);
         self.set(Value::KeyframesCached, stats.keyframes_cached);
+        self.set(Value::LayerSwitchesUp, stats.layer_switches_up);
+        self.set(Value::LayerSwitchesDown, stats.layer_switches_down);
         self.set(Value::DataMessagesReceived, stats.data_messages_received);
         self.set(Value::DataMessagesSent, stats.data_messages_sent);
         self.set(Value::DataMessagesDropped, stats.data_messages_dropped);
@@ -411,7 +427,7 @@ impl SfuCollector {
             let labels = [("worker", number.to_string())];
             worker.turn_seconds.encode(metric.encode_family(&labels.as_slice())?)?;
         }
-        Ok(())
+        histograms::encode(encoder, self.workers.iter().map(|worker| &worker.histograms))
     }
 
     fn encode_acceptor(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -439,6 +455,8 @@ impl SfuCollector {
 #[cfg(test)]
 mod tests {
     use prometheus_client::encoding::text::encode;
+    use zynk_protocol::{Bitrate, MediaKind};
+    use zynk_sfu_core::Measurement;
 
     use super::*;
 
@@ -458,6 +476,13 @@ mod tests {
         workers[1].publish_shard(&stats);
         workers[1].publish_busy(Duration::from_millis(250), Duration::from_secs(1));
         workers[1].turn_seconds.observe(30e-6);
+        stats.layer_switches_up = 5;
+        workers[1].publish_shard(&stats);
+        let histograms = &workers[1].histograms;
+        histograms.forward_seconds.observe(60e-6);
+        let waited = Duration::from_millis(30);
+        histograms.observe(Measurement::FirstMedia { kind: MediaKind::Video, waited });
+        histograms.observe(Measurement::DownlinkEstimate(Bitrate::from_kbps(160)));
         workers[0].ended();
         acceptor.closed_silent.fetch_add(3, Relaxed);
 
@@ -472,6 +497,18 @@ mod tests {
             "zynk_sfu_worker_up{worker=\"0\"} 0",
             "zynk_sfu_worker_up{worker=\"1\"} 1",
             "zynk_sfu_loop_seconds_count{worker=\"1\"} 1",
+            "zynk_sfu_layer_switches_total{direction=\"up\"} 5",
+            "zynk_sfu_layer_switches_total{direction=\"down\"} 0",
+            "# TYPE zynk_sfu_forward_seconds histogram",
+            "zynk_sfu_forward_seconds_bucket{le=\"0.00005\",worker=\"1\"} 0",
+            "zynk_sfu_forward_seconds_bucket{le=\"0.0001\",worker=\"1\"} 1",
+            "zynk_sfu_forward_seconds_count{worker=\"0\"} 0",
+            "# TYPE zynk_sfu_first_media_seconds histogram",
+            "zynk_sfu_first_media_seconds_bucket{le=\"0.02\",kind=\"video\",worker=\"1\"} 0",
+            "zynk_sfu_first_media_seconds_sum{kind=\"video\",worker=\"1\"} 0.03",
+            "zynk_sfu_first_media_seconds_count{kind=\"audio\",worker=\"1\"} 0",
+            "# TYPE zynk_sfu_downlink_estimate_bytes_per_second histogram",
+            "zynk_sfu_downlink_estimate_bytes_per_second_sum{worker=\"1\"} 20000.0",
             "zynk_sfu_tcp_accepted_total{result=\"silent\"} 3",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -150,6 +150,10 @@ pub(crate) struct Worker {
     batches_waiting: bool,
     commands_ended: bool,
     datagrams_received: u64,
+    /// When the first datagram of this turn came.
+    first_arrived: Option<Instant>,
+    /// RTP packets sent by the end of the last turn.
+    packets_sent: u64,
     published_at: Instant,
     expired_at: Instant,
     busy: Duration,
@@ -173,6 +177,8 @@ impl Worker {
             batches_waiting: true,
             commands_ended: false,
             datagrams_received: 0,
+            first_arrived: None,
+            packets_sent: 0,
             published_at: now,
             expired_at: now,
             busy: Duration::ZERO,
@@ -316,11 +322,13 @@ impl Worker {
             }
             for datagram in self.received.datagrams_mut() {
                 self.datagrams_received += 1;
+                let arrived = clock.instant(datagram.arrived);
+                self.first_arrived.get_or_insert(arrived);
                 let input = Input::Datagram {
                     transport: Transport::Udp,
                     source: datagram.source,
                     destination: self.parts.udp_addresses.announced(datagram.destination_ip),
-                    arrived: clock.instant(datagram.arrived),
+                    arrived,
                     payload: datagram.payload,
                 };
                 self.shard.handle_input(now, input);
@@ -409,9 +417,20 @@ impl Worker {
         let metrics = &self.parts.metrics;
         metrics.turn_seconds.observe(duration.as_secs_f64());
         metrics.turned(ended);
+        let stats = self.shard.stats();
+        let sent = std::mem::replace(&mut self.packets_sent, stats.rtp_packets_sent);
+        if let Some(arrived) = self.first_arrived.take()
+            && stats.rtp_packets_sent > sent
+        {
+            let forward = ended.saturating_duration_since(arrived);
+            metrics.histograms.forward_seconds.observe(forward.as_secs_f64());
+        }
         if ended.saturating_duration_since(self.published_at) >= PUBLISH_INTERVAL {
             self.published_at = ended;
-            metrics.publish_shard(&self.shard.stats());
+            metrics.publish_shard(&stats);
+            for measurement in self.shard.take_measurements() {
+                metrics.histograms.observe(measurement);
+            }
             metrics.publish_udp(self.datagrams_received, &self.sending.stats());
             metrics.publish_tcp(&self.connections.stats());
             metrics.publish_notices(&self.parts.notices.stats());

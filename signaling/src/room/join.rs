@@ -109,6 +109,7 @@ impl Room {
             state: State::Joining,
             was_active: false,
             joined_at_ms: self.unix_ms,
+            joined_at: self.now,
             version: 1,
             is_publisher: false,
             disconnect_reason: livekit::DisconnectReason::UnknownReason,

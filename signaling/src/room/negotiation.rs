@@ -215,6 +215,8 @@ impl Room {
         }
         let Some(participant) = self.participants.get_mut(sid) else { return };
         participant.active_deadline = None;
+        let waited = self.now.saturating_duration_since(participant.joined_at);
+        self.outputs.push_back(RoomOutput::ParticipantConnected { waited });
         self.participant_changed(sid, false);
         if let Some(info) = self.participants.get(sid).map(|participant| participant.info()) {
             self.webhook_participant("participant_joined", info);

@@ -38,6 +38,7 @@ pub(super) struct Participant {
     /// Whether it was ACTIVE when it left.
     pub(super) was_active: bool,
     pub(super) joined_at_ms: u64,
+    pub(super) joined_at: Instant,
     pub(super) version: u32,
     pub(super) is_publisher: bool,
     pub(super) disconnect_reason: livekit::DisconnectReason,

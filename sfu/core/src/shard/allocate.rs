@@ -233,6 +233,7 @@ impl Shard {
         };
         let bridges = self.bridges(subscription, rate, slack);
         let Some(subscription) = self.subscriptions.get_mut(key.0) else { return };
+        self.stats.count_switch(subscription.allotment, allotment);
         subscription.allot(now, allotment, bridges);
         if allotment != Allotment::Nothing {
             self.want_keyframe_for_settings(key);

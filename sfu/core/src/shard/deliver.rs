@@ -10,7 +10,7 @@ use std::{
 use zynk_protocol::MediaKind;
 
 use super::{
-    EndpointKey, Shard, SubscriptionKey, TrackKey,
+    EndpointKey, Measurement, Shard, SubscriptionKey, TrackKey,
     outbox::Outbox,
     transmission::{Sent, Transmission, schedule},
 };
@@ -72,6 +72,7 @@ impl Shard {
         let send_time = SendTime::from_ntp(self.ntp.0);
         let Self { deliveries, endpoints, subscriptions, tracks, outbox, stats, .. } = self;
         let (media_timers, media_dirty) = (&mut self.media_timers, &mut self.media_dirty);
+        let measurements = &mut self.measurements;
         while goes_on(outbox)
             && let Some((key, range)) = deliveries.next_receiver()
         {
@@ -116,6 +117,9 @@ impl Shard {
                     lacks.codecs.push(delivery.subscription);
                 }
                 let Some(queued) = outcome.queued else { continue };
+                if let Some(waited) = subscription.first_media.came(now) {
+                    measurements.push(Measurement::FirstMedia { kind: arrived.kind, waited });
+                }
                 let class = match arrived.kind {
                     MediaKind::Audio => PacketClass::Audio,
                     MediaKind::Video => PacketClass::Video,

@@ -16,6 +16,7 @@ use crate::{
 mod attacks;
 mod backup;
 mod begin;
+mod measure;
 mod media;
 mod relay;
 mod room_report;

@@ -199,6 +199,9 @@ impl Shard {
         for (index, endpoint) in &mut self.endpoints {
             if endpoint.connected_once && now.saturating_duration_since(endpoint.stats_at) >= STATS_INTERVAL {
                 endpoint.stats_at = now;
+                if !endpoint.order.is_empty() {
+                    self.measurements.estimate(now, &endpoint.media.downstream);
+                }
                 due.push((EndpointKey(index), connection_stats(endpoint)));
             }
         }

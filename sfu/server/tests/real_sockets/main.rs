@@ -34,6 +34,18 @@ async fn a_call_over_udp_and_tcp() {
     let datagrams = rig.metric("zynk_sfu_datagrams_total{direction=\"downstream\"}");
     let calls = rig.metric("zynk_sfu_send_calls_total");
     assert!(calls < datagrams, "{calls} sends for {datagrams} datagrams");
+    let sum = |metric: &str, labels: &str| -> f64 {
+        (0..2).map(|worker| rig.metric(&format!("{metric}{{{labels}worker=\"{worker}\"}}"))).sum()
+    };
+    // Two receivers of a track of each kind.
+    for kind in ["audio", "video"] {
+        let labels = format!("kind=\"{kind}\",");
+        assert_eq!(sum("zynk_sfu_first_media_seconds_count", &labels), 2.0, "{kind}");
+        assert!(sum("zynk_sfu_first_media_seconds_sum", &labels) < 30.0, "{kind}");
+    }
+    let turns = sum("zynk_sfu_forward_seconds_count", "");
+    assert!((20.0..=sum("zynk_sfu_loop_seconds_count", "")).contains(&turns), "{turns}");
+    assert!(sum("zynk_sfu_forward_seconds_sum", "") > 0.0);
     assert!(rig.sfu.health().is_ready());
     rig.end().await;
 }

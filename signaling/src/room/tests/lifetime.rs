@@ -586,3 +586,16 @@ fn l81_counts_are_told_within_five_seconds() {
         .collect();
     assert_eq!(rooms.last().unwrap().num_participants, 2);
 }
+
+#[test]
+fn the_time_until_a_participant_is_connected_is_measured_once() {
+    let mut world = World::new();
+    let alice = world.join(World::params("alice"));
+    world.advance(Duration::from_millis(300));
+    world.connect(&alice);
+    for state in [ConnectionState::Disconnected, ConnectionState::Connected] {
+        world.advance(Duration::from_secs(1));
+        world.node(NodeEvent::ConnectionState { connection: alice.primary(), state });
+    }
+    assert_eq!(world.connected_after, [Duration::from_millis(300)]);
+}

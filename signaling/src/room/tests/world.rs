@@ -56,6 +56,8 @@ pub(crate) struct World {
     webhooks: Vec<livekit::WebhookEvent>,
     replies: BTreeMap<ReplyId, Result<AdminResponse, AdminError>>,
     joined: Option<Result<ParticipantSid, JoinError>>,
+    /// How long participants took to connect.
+    pub(crate) connected_after: Vec<Duration>,
     pub(crate) finished: bool,
 }
 
@@ -92,6 +94,7 @@ impl World {
             webhooks: Vec::new(),
             replies: BTreeMap::new(),
             joined: None,
+            connected_after: Vec::new(),
             finished: false,
         };
         world.drain();
@@ -230,6 +233,7 @@ impl World {
                 RoomOutput::CloseSession { session } => self.closed.push(session),
                 RoomOutput::JoinAccepted { participant, .. } => self.joined = Some(Ok(participant)),
                 RoomOutput::JoinRefused { error, .. } => self.joined = Some(Err(error)),
+                RoomOutput::ParticipantConnected { waited } => self.connected_after.push(waited),
                 RoomOutput::ToNode(action) => self.actions.push(action),
                 RoomOutput::AdminReply { reply, result } => drop(self.replies.insert(reply, result)),
                 RoomOutput::Webhook(event) => self.webhooks.push(*event),
