@@ -22,9 +22,9 @@ pub use ids::{
 pub use media::{DataKind, MediaKind, MimeType, TrackSource};
 pub use node::{
     BackupUse, CandidatePolicy, ConnectionRole, ConnectionState, ConnectionStats, EndReason, ExpectedTrack,
-    MidTrack, NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo, NodeNotice, OpenConnection,
-    Recipients, SDP_BYTES_MAX, SectionCount, SpeakerLevel, StartedTrack, StreamEncoding, SubscribeTrack,
-    SubscriptionFailure, SubscriptionSettings, TrackQuality,
+    FlowDirection, FlowStats, MidTrack, NegotiationFailure, NodeAction, NodeCommand, NodeEvent, NodeInfo,
+    NodeNotice, OpenConnection, Recipients, SDP_BYTES_MAX, SectionCount, SpeakerLevel, StartedTrack,
+    StreamEncoding, SubscribeTrack, SubscriptionFailure, SubscriptionSettings, TrackQuality,
 };
 pub use room_report::{
     ConnectionReport, EncodingReport, LayersGiven, MediaTransport, REPORT_ENTRIES_MAX, ReceptionReport,

@@ -531,6 +531,37 @@ pub struct ConnectionStats {
     pub upstream_bitrate: Bitrate,
     /// Media sent to the client.
     pub downstream_bitrate: Bitrate,
+    /// The same by kind and direction, at most one each; what did not flow is left out.
+    pub flows: Vec<FlowStats>,
+}
+
+/// One kind of media over one report interval, one way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowStats {
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Which way.
+    pub direction: FlowDirection,
+    /// Packets that should have arrived at the other end.
+    pub packets: u64,
+    /// How many of them did not.
+    pub lost: u64,
+    /// Interarrival jitter in milliseconds, of the stream that jitters most; of what comes from the client.
+    pub jitter_ms: f32,
+    /// How many encodings or spatial layers are lacking of what is wanted, of the track that lacks most.
+    pub layers_missing: u8,
+    /// How many percent of the wanted rate there are, 1 to 100, of the track that has the least.
+    pub rate_percent: u8,
+}
+
+/// Which way media flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowDirection {
+    /// From the client.
+    Upstream,
+    /// To the client.
+    Downstream,
 }
 
 /// A media node that can host rooms.

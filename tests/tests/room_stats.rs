@@ -104,4 +104,12 @@ fn loss_is_told_for_each_way() {
     assert!(bob_up == 0.0 && (0.05..0.15).contains(&bob_down), "{bob_up} {bob_down}");
     let resent = received(participant(&stats, "alice"), TrackSource::Camera).packets_resent;
     assert!(resent > 20, "{resent}");
+    // A tenth lost is heard, and that of Alice's network is not Bob's.
+    let quality = |identity: &str| {
+        let participant = participant(&stats, identity);
+        (participant.quality.as_deref().unwrap(), participant.score.unwrap())
+    };
+    let (alice, bob) = (quality("alice"), quality("bob"));
+    assert!(alice.0 == "good" && (2.0..4.0).contains(&alice.1), "{alice:?}");
+    assert!(bob.0 == "excellent" && bob.1 > 4.2, "{bob:?}");
 }

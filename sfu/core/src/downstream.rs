@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 
 use belief::Belief;
 use probing::Probing;
+use reception::Taken;
 use resend_budget::ResendBudget;
 use standing_queue::StandingQueue;
 
@@ -95,6 +96,8 @@ struct Reported {
     highest_seq: u32,
     cumulative_lost: i32,
     jitter: u32,
+    /// When losses were last taken.
+    taken: Taken,
 }
 
 /// What audio takes.
@@ -289,7 +292,9 @@ impl Downstream {
             self.estimator.on_rtt(now, rtt);
         }
         let ReportBlock { highest_seq, cumulative_lost, jitter, .. } = *block;
-        let reported = Reported { highest_seq, cumulative_lost, jitter };
+        let before = self.reported.get(&block.ssrc);
+        let taken = before.map_or(Taken { highest_seq, cumulative_lost, sent: None }, |before| before.taken);
+        let reported = Reported { highest_seq, cumulative_lost, jitter, taken };
         if let Some(before) = self.reported.insert(block.ssrc, reported) {
             let expected = block.highest_seq.wrapping_sub(before.highest_seq);
             // Numbers that go back belong to an old report, or to a lie.

@@ -18,7 +18,7 @@ use crate::{
     media::{egress::EgressStream, keyframes::KeyframeAllowance},
     media_session::MediaSession,
     rewriter::Rewriter,
-    shard::{Allocation, SubscriptionKey, TrackKey},
+    shard::{Allocation, Lacked, SubscriptionKey, TrackKey},
     silence::Silence,
 };
 
@@ -65,6 +65,8 @@ pub(crate) struct Endpoint {
     pub(crate) traffic: Traffic,
     /// When figures of the interval that began then are told.
     pub(crate) stats_at: Instant,
+    /// What of the wanted pictures was not there at that time.
+    pub(crate) lacked: Lacked,
     /// How often a source that it publishes gave way to another.
     pub(crate) sources_replaced: u32,
 }

@@ -15,6 +15,7 @@ mod begin;
 mod commands;
 mod deliver;
 mod deliveries;
+mod flows;
 mod forward;
 mod measure;
 mod media;
@@ -56,6 +57,7 @@ use crate::{
 
 pub(crate) use allocate::Allocation;
 use deliveries::Deliveries;
+pub(crate) use flows::Lacked;
 pub(crate) use measure::FirstMedia;
 pub use measure::Measurement;
 use measure::Measurements;

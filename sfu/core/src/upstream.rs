@@ -297,16 +297,6 @@ impl Upstream {
         }
     }
 
-    /// Packets expected and lost of all sources since the last time.
-    pub(crate) fn take_loss(&mut self) -> (u64, u64) {
-        let mut sum = (0, 0);
-        for media in self.sources.values_mut().filter_map(|source| source.media.as_mut()) {
-            let (expected, lost) = media.take_loss();
-            sum = (sum.0 + expected, sum.1 + lost);
-        }
-        sum
-    }
-
     /// Appends a feedback packet if one is due; see [`ArrivalRecorder::poll`].
     pub(crate) fn poll_feedback(
         &mut self,

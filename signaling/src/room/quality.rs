@@ -1,16 +1,22 @@
 //! How good everybody's connection is, told to those who receive them.
 
+mod e_model;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use zynk_protocol::livekit::{self, ConnectionQuality, signal_response};
-use zynk_protocol::{ConnectionState, ConnectionStats, ParticipantSid};
+use zynk_protocol::{ConnectionState, ConnectionStats, FlowStats, MediaKind, ParticipantSid};
 
 use super::Room;
 use super::participant::Participant;
+use e_model::opinion_score;
 
 /// How often changes are told.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Packets of one kind of media in an interval, one way, at least: two seconds of audio.
+const PACKETS_MIN: u64 = 100;
 
 /// From this protocol number on, clients know the quality LOST.
 const LOST_PROTOCOL: i32 = 11;
@@ -98,41 +104,44 @@ fn quality(participant: Option<&Participant>, rating: f32) -> ConnectionQuality 
     let state = participant.and_then(|participant| participant.primary().state);
     match state {
         Some(ConnectionState::Disconnected | ConnectionState::Failed) => ConnectionQuality::Lost,
+        // LiveKit's thresholds (`pkg/sfu/connectionquality/scorer.go`).
         _ if rating > 80.0 => ConnectionQuality::Excellent,
         _ if rating > 40.0 => ConnectionQuality::Good,
         _ => ConnectionQuality::Poor,
     }
 }
 
-/// The E-model's rating factor R, 0 to 93 (ITU-T G.107, simplified: delay and loss alone).
+/// The rating factor of the worst that a participant sends or receives over a connection.
 fn rating(stats: &ConnectionStats) -> f32 {
-    let loss = loss_percent(stats.upstream).max(loss_percent(stats.downstream));
-    // One way, and the receiver's jitter buffer.
-    let delay_ms = stats.rtt_ms.unwrap_or_default() / 2.0 + 40.0;
-    let delay_penalty = match delay_ms < 160.0 {
-        true => delay_ms / 40.0,
-        false => (delay_ms - 120.0) / 10.0,
+    let rtt_ms = stats.rtt_ms.unwrap_or_default();
+    // All kinds together: what is known of them where they are not told apart.
+    let all = [stats.upstream, stats.downstream].map(|packets| {
+        e_model::rating(e_model::delay_ms(rtt_ms, 0.0), e_model::LOSS_ROBUSTNESS_OPUS, loss_percent(packets))
+    });
+    let flows = stats.flows.iter().map(|flow| flow_rating(rtt_ms, flow));
+    flows.chain(all).fold(e_model::R_MAX, f32::min)
+}
+
+fn flow_rating(rtt_ms: f32, flow: &FlowStats) -> f32 {
+    let robustness = match flow.kind {
+        MediaKind::Audio => e_model::LOSS_ROBUSTNESS_OPUS,
+        MediaKind::Video => e_model::LOSS_ROBUSTNESS_VIDEO,
     };
-    (93.2 - delay_penalty - 2.5 * loss).clamp(0.0, 93.2)
+    let delay_ms = e_model::delay_ms(rtt_ms, flow.jitter_ms);
+    let transport = e_model::rating(delay_ms, robustness, loss_percent((flow.packets, flow.lost)));
+    transport.min(e_model::picture_rating(flow.layers_missing, flow.rate_percent))
 }
 
+/// Of so few packets that a stream of audio is silent, the loss is not heard: it counts as of [`PACKETS_MIN`].
 fn loss_percent((packets, lost): (u64, u64)) -> f32 {
-    if packets == 0 {
-        return 0.0;
-    }
-    let percent = lost.min(packets) as f64 / packets as f64 * 100.0;
-    percent as f32
-}
-
-/// The mean opinion score of a rating, 1 to 4.5 (ITU-T G.107, annex B).
-fn opinion_score(rating: f32) -> f32 {
-    1.0 + 0.035 * rating + 7e-6 * rating * (rating - 60.0) * (100.0 - rating)
+    let share = lost.min(packets) as f64 / packets.max(PACKETS_MIN) as f64;
+    (share * 100.0) as f32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zynk_protocol::{Bitrate, ConnectionId};
+    use zynk_protocol::{Bitrate, ConnectionId, FlowDirection};
 
     fn stats(lost_of_100: u64, rtt_ms: f32) -> ConnectionStats {
         ConnectionStats {
@@ -142,7 +151,25 @@ mod tests {
             rtt_ms: Some(rtt_ms),
             upstream_bitrate: Bitrate::default(),
             downstream_bitrate: Bitrate::default(),
+            flows: Vec::new(),
         }
+    }
+
+    fn flow(kind: MediaKind, lost_of_1000: u64) -> FlowStats {
+        FlowStats {
+            kind,
+            direction: FlowDirection::Downstream,
+            packets: 1000,
+            lost: lost_of_1000,
+            jitter_ms: 0.0,
+            layers_missing: 0,
+            rate_percent: 100,
+        }
+    }
+
+    /// Over a path without loss of its own.
+    fn of_flows(flows: &[FlowStats]) -> ConnectionQuality {
+        quality(None, rating(&ConnectionStats { flows: flows.to_vec(), ..stats(0, 30.0) }))
     }
 
     #[test]
@@ -154,5 +181,35 @@ mod tests {
         assert_eq!(of(30, 30.0), ConnectionQuality::Poor);
         assert!(opinion_score(rating(&stats(0, 30.0))) > 4.3);
         assert!(opinion_score(0.0) >= 1.0);
+    }
+
+    #[test]
+    fn the_worst_flow_counts() {
+        use ConnectionQuality::{Excellent, Good, Poor};
+        let (audio, video) = (MediaKind::Audio, MediaKind::Video);
+        assert_eq!(of_flows(&[flow(audio, 20), flow(video, 15)]), Excellent);
+        assert_eq!(of_flows(&[flow(audio, 40), flow(video, 0)]), Good);
+        assert_eq!(of_flows(&[flow(audio, 0), flow(video, 40)]), Good);
+        assert_eq!(of_flows(&[flow(audio, 250), flow(video, 0)]), Poor);
+        assert_eq!(of_flows(&[flow(audio, 0), flow(video, 250)]), Poor);
+        assert_eq!(of_flows(&[FlowStats { jitter_ms: 300.0, ..flow(audio, 0) }]), Poor);
+    }
+
+    #[test]
+    fn pictures_that_lack_layers_or_rate_lower_the_quality() {
+        use ConnectionQuality::{Excellent, Good, Poor};
+        let lacking = |layers_missing, rate_percent| {
+            of_flows(&[FlowStats { layers_missing, rate_percent, ..flow(MediaKind::Video, 0) }])
+        };
+        assert_eq!((lacking(0, 50), lacking(0, 30)), (Excellent, Good));
+        assert_eq!((lacking(1, 100), lacking(2, 100)), (Good, Poor));
+    }
+
+    #[test]
+    fn what_is_lost_of_silence_is_not_heard() {
+        let silence = FlowStats { packets: 10, lost: 3, ..flow(MediaKind::Audio, 0) };
+        assert_eq!(of_flows(&[silence]), ConnectionQuality::Good);
+        assert_eq!(loss_percent((10, 3)), 3.0);
+        assert_eq!((loss_percent((0, 0)), loss_percent((100, 200))), (0.0, 100.0));
     }
 }

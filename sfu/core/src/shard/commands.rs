@@ -10,7 +10,7 @@ use zynk_protocol::{
     TrackSid,
 };
 
-use super::{Allocation, EndpointKey, Shard, SubscriptionKey, TrackKey};
+use super::{Allocation, EndpointKey, Lacked, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{Connection, DataSent},
     demux::draw_credentials,
@@ -122,6 +122,7 @@ impl Shard {
             dirty: false,
             traffic: Traffic::default(),
             stats_at: self.now,
+            lacked: Lacked::default(),
             sources_replaced: 0,
         }));
         self.by_id.insert(open.connection, key);

@@ -16,6 +16,7 @@ use crate::{
 mod attacks;
 mod backup;
 mod begin;
+mod flows;
 mod measure;
 mod media;
 mod relay;

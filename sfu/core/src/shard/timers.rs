@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use zynk_protocol::{Bitrate, ConnectionState, ConnectionStats, NegotiationFailure, NodeEvent, RoomSid};
+use zynk_protocol::{
+    Bitrate, ConnectionState, ConnectionStats, FlowDirection, FlowStats, NegotiationFailure, NodeEvent,
+    RoomSid,
+};
 
 use super::{EndpointKey, Shard, TrackKey};
 use crate::endpoint::{CONNECT_MAX, DISCONNECTED_MAX, Endpoint};
@@ -202,10 +205,13 @@ impl Shard {
                 if !endpoint.order.is_empty() {
                     self.measurements.estimate(now, &endpoint.media.downstream);
                 }
-                due.push((EndpointKey(index), connection_stats(endpoint)));
+                due.push(EndpointKey(index));
             }
         }
-        for (key, stats) in due {
+        for key in due {
+            let flows = self.take_flows(key);
+            let Some(endpoint) = self.endpoints.get_mut(key.0) else { continue };
+            let stats = connection_stats(endpoint, flows);
             self.emit(key, NodeEvent::Stats { connections: vec![stats] });
         }
     }
@@ -218,9 +224,11 @@ impl Shard {
     }
 }
 
-fn connection_stats(endpoint: &mut Endpoint) -> ConnectionStats {
+fn connection_stats(endpoint: &mut Endpoint, flows: Vec<FlowStats>) -> ConnectionStats {
     let traffic = std::mem::take(&mut endpoint.traffic);
-    let (upstream_expected, upstream_lost) = endpoint.media.upstream.take_loss();
+    let received = flows.iter().filter(|flow| flow.direction == FlowDirection::Upstream);
+    let (upstream_expected, upstream_lost) =
+        received.fold((0, 0), |sum, flow| (sum.0 + flow.packets, sum.1 + flow.lost));
     let reported = endpoint.media.downstream.take_loss();
     let bitrate = |bytes: u64| Bitrate::from_bps(bytes.saturating_mul(8) / STATS_INTERVAL.as_secs());
     // The client reports on what had come a round trip ago: its share of losses is that of what was sent.
@@ -232,5 +240,6 @@ fn connection_stats(endpoint: &mut Endpoint) -> ConnectionStats {
         rtt_ms: endpoint.media.rtt().map(|rtt| rtt.as_secs_f32() * 1000.0),
         upstream_bitrate: bitrate(traffic.bytes_received),
         downstream_bitrate: bitrate(traffic.bytes_sent),
+        flows,
     }
 }

@@ -29,4 +29,19 @@ impl Upstream {
         }
         sum
     }
+
+    /// What has come of some sections since the last time.
+    pub(crate) fn take_reception(&mut self, is_meant: impl Fn(usize) -> bool) -> Reception {
+        let mut sum = Reception::default();
+        let sources = self.sources.values_mut().filter(|source| is_meant(source.place.section));
+        for media in sources.filter_map(|source| source.media.as_mut()) {
+            let (expected, lost) = media.take_loss();
+            sum.expected += expected;
+            sum.lost += lost;
+            if expected > 0 {
+                sum.jitter = sum.jitter.max(media.stats.jitter_time());
+            }
+        }
+        sum
+    }
 }

@@ -202,6 +202,10 @@ fn sound_is_not_asked_for_again() {
     let mut blocks = Vec::new();
     client.upstream.report(client.now, &mut blocks);
     assert_eq!((blocks[0].ssrc, blocks[0].cumulative_lost), (1, 3));
-    assert_eq!(client.upstream.take_loss(), (5, 3));
-    assert_eq!(client.upstream.take_loss(), (0, 0));
+    let mut lost = |section| {
+        let reception = client.upstream.take_reception(|index| index == section);
+        (reception.expected, reception.lost)
+    };
+    assert_eq!((lost(0), lost(1)), ((5, 3), (0, 0)));
+    assert_eq!(lost(0), (0, 0));
 }

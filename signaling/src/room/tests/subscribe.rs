@@ -391,6 +391,7 @@ fn stats(peer: &Peer, lost: u64) -> ConnectionStats {
         rtt_ms: Some(20.0),
         upstream_bitrate: Bitrate::default(),
         downstream_bitrate: Bitrate::default(),
+        flows: Vec::new(),
     }
 }
 
