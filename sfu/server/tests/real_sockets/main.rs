@@ -12,7 +12,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
 };
 
-use zynk_protocol::NodeAction;
+use zynk_protocol::{
+    MediaTransport::{Tcp, Udp},
+    NodeAction, NodeEvent,
+};
 use zynk_sfu_server::SfuConfig;
 
 use rig::{Client, Rig, call, call_with};
@@ -78,7 +81,7 @@ async fn a_call_that_is_spread_over_two_workers() {
     let publisher = Client::udp(1, Ipv4Addr::LOCALHOST);
     let receivers =
         vec![Client::udp(2, Ipv4Addr::LOCALHOST), Client::udp(3, Ipv4Addr::LOCALHOST), Client::tcp(4, tcp)];
-    let (rig, clients) = call_with(rig, publisher, receivers, 40).await;
+    let (mut rig, clients) = call_with(rig, publisher, receivers, 40).await;
     let used: BTreeSet<u16> =
         clients.iter().flat_map(|client| &client.sources).map(SocketAddr::port).collect();
     assert!(used.is_superset(&ports), "{used:?} of {ports:?}");
@@ -91,6 +94,31 @@ async fn a_call_that_is_spread_over_two_workers() {
     rig.metric_reaches(received, |packets| packets > 100.0).await;
     rig.metric_reaches(upstream, |packets| packets >= rig.metric(received)).await;
     assert_eq!(rig.metric("zynk_sfu_relay_packets_total{result=\"dropped\"}"), 0.0);
+    // Both tell their share of the room.
+    rig.command(NodeAction::ReportRoom { request: 5, shares: 1 }).await;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        let report = rig.notice(|event| match event {
+            NodeEvent::RoomReport(report) => Some(report.clone()),
+            _ => None,
+        });
+        let report = report.await;
+        assert_eq!((report.request, report.shares, report.truncated), (5, 2, false));
+        connections.extend(report.connections);
+    }
+    connections.sort_by_key(|connection| connection.connection.0);
+    assert_eq!(connections.iter().map(|one| one.connection.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    let [publisher, receivers @ ..] = &connections[..] else { unreachable!("there are four") };
+    assert_eq!((publisher.tracks.len(), publisher.subscriptions.len()), (2, 0));
+    for encoding in publisher.tracks.iter().flat_map(|track| &track.encodings) {
+        assert!(encoding.packets > 0 && encoding.lost == 0, "{encoding:?}");
+    }
+    for receiver in receivers {
+        assert_eq!((receiver.tracks.len(), receiver.subscriptions.len()), (0, 2));
+        assert!(receiver.subscriptions.iter().all(|one| one.negotiated && one.packets > 0), "{receiver:?}");
+    }
+    let transports = connections.iter().map(|one| one.transport.unwrap()).collect::<Vec<_>>();
+    assert_eq!(transports, [Udp, Udp, Udp, Tcp]);
     rig.command(NodeAction::CloseRoom).await;
     rig.metric_reaches("zynk_sfu_rooms", |rooms| rooms == 0.0).await;
     rig.end().await;
