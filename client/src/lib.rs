@@ -31,6 +31,6 @@ pub use codec::Codec;
 pub use driver::{Client, ClientError, ClientOptions};
 pub use media::{RtpPayload, SyntheticAudio, SyntheticHeader, SyntheticVideo};
 pub use session::{
-    Command, Event, FrameStats, Input, MediaPacket, Output, PeerConnections, PublishTrack, ReceiveStats,
-    Session, SessionConfig, SessionError, Transmit,
+    Command, EarlierPayload, Event, FrameStats, Input, MediaPacket, Output, PeerConnections, PublishTrack,
+    ReceiveStats, Session, SessionConfig, SessionError, Transmit,
 };

@@ -13,6 +13,7 @@ mod negotiation;
 mod peer;
 mod publish;
 mod receive;
+mod red;
 mod signaling;
 mod statistics;
 
@@ -30,7 +31,7 @@ use zynk_protocol::{
     livekit::{self, SignalTarget, signal_request},
 };
 
-pub use io::{Command, Event, Input, MediaPacket, Output, SessionError, Transmit};
+pub use io::{Command, EarlierPayload, Event, Input, MediaPacket, Output, SessionError, Transmit};
 pub use publish::PublishTrack;
 pub use statistics::{FrameStats, ReceiveStats};
 
@@ -76,6 +77,8 @@ pub struct SessionConfig {
     pub adaptive_stream: bool,
     /// How many sections for receiving the first offer has (single peer connection).
     pub receive_sections: SectionCount,
+    /// Whether Opus with redundancy (RFC 2198) is received.
+    pub red: bool,
     /// Whether [`Event::Media`] is made for each packet. Statistics do not depend on it.
     pub media_events: bool,
     /// Zero of the clock by which the latency of synthetic media is measured; the session's start when unset.
@@ -92,6 +95,7 @@ impl SessionConfig {
             auto_subscribe: true,
             adaptive_stream: false,
             receive_sections: SectionCount { audio: 3, video: 3 },
+            red: false,
             media_events: true,
             media_epoch: None,
         }
@@ -144,10 +148,10 @@ struct Ping {
 impl Session {
     /// A session that has not joined yet. Send [`Session::join_request`] to begin.
     pub fn new(config: SessionConfig, now: Instant) -> Result<Self, SessionError> {
-        let upstream = Peer::new(config.upstream_addr, now)?;
+        let upstream = Peer::new(config.upstream_addr, config.red, now)?;
         let downstream = match config.connections {
             PeerConnections::Single => None,
-            PeerConnections::Dual => Some(Peer::new(config.downstream_addr, now)?),
+            PeerConnections::Dual => Some(Peer::new(config.downstream_addr, config.red, now)?),
         };
         let mut session = Self {
             join: livekit::JoinRequest::default(),
@@ -307,10 +311,10 @@ impl Session {
                     self.fail(now, SessionError::ConnectionLost);
                 }
             }
-            PeerEvent::Rtp { mid, packet } => {
+            PeerEvent::Rtp { mid, packet, red } => {
                 let epoch = self.config.media_epoch.unwrap_or(self.started);
                 let clock = now.saturating_duration_since(epoch);
-                if let Some(media) = self.received.receive(now, clock, &mid, &packet)
+                if let Some(media) = self.received.receive((now, clock), &mid, &packet, red)
                     && self.config.media_events
                 {
                     self.event(Event::Media(media));

@@ -186,6 +186,17 @@ pub struct MediaPacket {
     pub payload_type: u8,
     /// RFC 6464's level, 0 (loudest) to -127.
     pub audio_level_dbov: Option<i8>,
+    /// The payload; with redundancy, the packet's own.
+    pub payload: Arc<[u8]>,
+    /// Payloads of earlier packets that came with it, the oldest first (RFC 2198).
+    pub earlier: Vec<EarlierPayload>,
+}
+
+/// A payload of an earlier packet, which may have come itself or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierPayload {
+    /// That packet's timestamp.
+    pub timestamp: u32,
     /// The payload.
     pub payload: Arc<[u8]>,
 }

@@ -37,10 +37,21 @@ pub(super) enum PeerEvent {
     Transmit(Transmit),
     Connected,
     Closed,
-    Rtp { mid: String, packet: Box<RtpPacket> },
+    /// `red`: the payload is Opus with redundancy.
+    Rtp {
+        mid: String,
+        packet: Box<RtpPacket>,
+        red: bool,
+    },
     ChannelOpen,
-    Data { kind: DataKind, message: Bytes },
-    KeyframeRequest { mid: String, rid: Option<String> },
+    Data {
+        kind: DataKind,
+        message: Bytes,
+    },
+    KeyframeRequest {
+        mid: String,
+        rid: Option<String>,
+    },
 }
 
 /// A section to add for sending.
@@ -90,10 +101,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(local: SocketAddr, now: Instant) -> Result<Self, SessionError> {
+    pub(super) fn new(local: SocketAddr, red: bool, now: Instant) -> Result<Self, SessionError> {
         let mut rtc = RtcConfig::new()
             .clear_codecs()
-            .enable_opus(true, false)
+            .enable_opus(true, red)
             .enable_vp8(true)
             .enable_h264(true)
             .enable_vp9(true)
@@ -365,7 +376,10 @@ impl Peer {
             }
             RtcEvent::RtpPacket(packet) => {
                 if let Some(mid) = self.mid_of(&packet) {
-                    self.events.push_back(PeerEvent::Rtp { mid: mid.to_string(), packet: Box::new(packet) });
+                    let payload_type = packet.header.payload_type;
+                    let red = self.rtc.codec_config().iter().any(|params| params.red() == Some(payload_type));
+                    let mid = mid.to_string();
+                    self.events.push_back(PeerEvent::Rtp { mid, packet: Box::new(packet), red });
                 }
             }
             RtcEvent::ChannelOpen(id, label) => {

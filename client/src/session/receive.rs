@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use str0m::rtp::RtpPacket;
 
 use super::{
-    io::MediaPacket,
+    io::{EarlierPayload, MediaPacket},
+    red::RedBlocks,
     statistics::{FrameLog, ReceiveStats, SequenceLog},
 };
 use crate::media::SyntheticHeader;
@@ -47,15 +49,26 @@ impl ReceivedTracks {
         self.mids.iter().find(|(_, known)| *known == track).map(|(mid, _)| mid.as_str())
     }
 
-    /// Counts a packet. None when its section carries no track.
+    /// Counts a packet, of Opus with redundancy if `red`. None when its section carries no track, or it is malformed.
     pub(super) fn receive(
         &mut self,
-        now: Instant,
-        clock: Duration,
+        (now, clock): (Instant, Duration),
         mid: &str,
         packet: &RtpPacket,
+        red: bool,
     ) -> Option<MediaPacket> {
         let track = self.mids.get(mid)?;
+        let (payload, earlier) = match red {
+            true => {
+                let blocks = RedBlocks::parse(&packet.payload)?;
+                let earlier = blocks.earlier.iter().map(|(offset, payload)| EarlierPayload {
+                    timestamp: packet.header.timestamp.wrapping_sub(*offset),
+                    payload: Arc::from(*payload),
+                });
+                (Arc::from(blocks.own), earlier.collect())
+            }
+            false => (packet.payload.clone(), Vec::new()),
+        };
         if !self.tracks.contains_key(track) && self.tracks.len() < TRACKS_MAX {
             self.tracks.insert(track.clone(), ReceivedTrack::default());
         }
@@ -63,7 +76,7 @@ impl ReceivedTracks {
             received.packets += 1;
             received.bytes += u64::try_from(packet.payload.len()).unwrap_or(0);
             received.sequence.receive(*packet.seq_no);
-            if let Some(header) = SyntheticHeader::parse(&packet.payload) {
+            if let Some(header) = SyntheticHeader::parse(&payload) {
                 let clock_us = u64::try_from(clock.as_micros()).unwrap_or(u64::MAX);
                 received.frames.receive(now, clock_us, header);
             }
@@ -75,7 +88,8 @@ impl ReceivedTracks {
             marker: packet.header.marker,
             payload_type: *packet.header.payload_type,
             audio_level_dbov: packet.header.ext_vals.audio_level,
-            payload: packet.payload.clone(),
+            payload,
+            earlier,
         })
     }
 
