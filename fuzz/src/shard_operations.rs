@@ -170,6 +170,7 @@ fn expected(connection: ConnectionId, bits: u8) -> NodeAction {
         dtx: true,
         stereo: false,
         muted: bits & 64 != 0,
+        encrypted: bits & 16 != 0,
         backup,
     })
 }

@@ -76,6 +76,7 @@ impl Rig {
                 tcp: vec![local()],
                 certificate: certificate.clone(),
                 unix_time: Duration::from_secs(1_750_000_000),
+                protect_audio: true,
                 seed: 7,
             };
             let Ok(shard) = Shard::new(config, *START) else { panic!("no shard") };

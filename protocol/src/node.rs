@@ -191,6 +191,8 @@ pub struct ExpectedTrack {
     pub stereo: bool,
     /// Whether it starts muted.
     pub muted: bool,
+    /// Whether it is encrypted from end to end: receivers then decrypt a payload as a whole, as the publisher made it.
+    pub encrypted: bool,
     /// None for the track itself. Otherwise a second codec of a track that has started, in a section of its
     /// own, and for whom.
     pub backup: Option<BackupUse>,

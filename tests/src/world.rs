@@ -104,6 +104,11 @@ enum ToRoom {
 impl World {
     /// An empty room. Worlds with the same seed in which the same things are done have the same trace.
     pub fn new(seed: u64) -> Self {
+        Self::with_audio_protection(seed, false)
+    }
+
+    /// Same; `protect_audio`: audio carries earlier payloads where packets are lost.
+    pub fn with_audio_protection(seed: u64, protect_audio: bool) -> Self {
         // str0m draws SSRCs and ICE credentials from the thread's generator.
         fastrand::seed(seed);
         let start = Instant::now();
@@ -113,6 +118,7 @@ impl World {
             tcp: Vec::new(),
             certificate: sfu::Certificate::generate().unwrap(),
             unix_time: Duration::from_millis(EPOCH_MS),
+            protect_audio,
             seed,
         };
         let room_sid = RoomSid::from_random(u128::from(seed));
@@ -168,6 +174,7 @@ impl World {
         let config = SessionConfig {
             connections,
             media_epoch: Some(self.start),
+            red: true,
             ..SessionConfig::new(client_address(key, 4000), client_address(key, 4001))
         };
         let session = Session::new(config, self.now).unwrap();

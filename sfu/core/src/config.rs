@@ -22,6 +22,8 @@ pub struct ShardConfig {
     pub certificate: Certificate,
     /// Time since Unix's epoch when the shard is made: what its sender reports count from.
     pub unix_time: Duration,
+    /// Whether subscribers on paths that lose packets are sent Opus with redundancy, where they take it.
+    pub protect_audio: bool,
     /// Seed of the shard's random numbers.
     pub seed: u64,
 }

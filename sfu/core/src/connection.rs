@@ -36,7 +36,7 @@ use streams::{DescribedStreams, SendingStream};
 
 pub(crate) use keys::SessionKeys;
 pub(crate) use negotiated::{NegotiatedFormats, PayloadTypes};
-pub(crate) use packet::{Codec, MediaPacket, PacketHead, PayloadFormat, PictureIds, red_primary};
+pub(crate) use packet::{Codec, MediaPacket, PacketHead, PayloadFormat, PictureIds};
 pub(crate) use str0m::media::{Mid, Rid};
 
 /// str0m's own reports are about streams that it does not carry, and are dropped: they are set out of the way.
@@ -331,6 +331,11 @@ impl Connection {
     /// Plain Opus of the same connection, for receivers that do not take redundancy.
     pub(crate) fn without_red(format: &PayloadFormat) -> PayloadFormat {
         PayloadFormat { codec: Codec::Opus, ..*format }
+    }
+
+    /// The same with redundancy, for receivers that take it.
+    pub(crate) fn with_red(format: &PayloadFormat) -> PayloadFormat {
+        PayloadFormat { codec: Codec::Red, ..*format }
     }
 
     /// Sends a data channel message.

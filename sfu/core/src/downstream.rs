@@ -9,6 +9,7 @@
 mod belief;
 mod probing;
 mod reception;
+mod redundancy;
 mod resend_budget;
 mod standing_queue;
 
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 use belief::Belief;
 use probing::Probing;
 use reception::Taken;
+use redundancy::{Redundancy, Room, Witness};
 use resend_budget::ResendBudget;
 use standing_queue::StandingQueue;
 
@@ -143,6 +145,7 @@ pub(crate) struct Downstream {
     /// When a queue last stood in the way.
     queued_at: Option<Instant>,
     belief: Belief,
+    redundancy: Redundancy,
     resends: ResendBudget,
     /// When the first packet was sent, and the first feedback came.
     sent_first_at: Option<Instant>,
@@ -177,6 +180,7 @@ impl Downstream {
             queue: StandingQueue::default(),
             queued_at: None,
             belief: Belief::default(),
+            redundancy: Redundancy::default(),
             resends: ResendBudget::default(),
             sent_first_at: None,
             feedback_first_at: None,
@@ -271,6 +275,8 @@ impl Downstream {
         if self.queue_delay() > Duration::ZERO {
             self.queued_at = Some(now);
         }
+        let lost = reports.iter().filter(|report| report.received_us.is_none()).count();
+        self.note_loss(now, Witness::Feedback, (reports.len() as u64, lost as u64));
         if self.limited {
             self.set_pace(self.estimator.rates());
         }
@@ -308,7 +314,30 @@ impl Downstream {
             self.loss.expected += u64::from(expected);
             self.loss.lost += u64::from(lost);
             self.estimator.on_loss(now, lost, expected - lost);
+            self.note_loss(now, Witness::Reports, (expected.into(), lost.into()));
         }
+    }
+
+    /// Of so many packets so many were lost, as somebody tells.
+    fn note_loss(&mut self, now: Instant, witness: Witness, packets: (u64, u64)) {
+        let room = match self.queued_lately(now) {
+            true if self.queue_delay() > Duration::ZERO => Room::Full {
+                percent: self.audio.rate.as_bps().saturating_mul(100) / self.believed().as_bps().max(1),
+            },
+            true => Room::Queued,
+            false => Room::Free,
+        };
+        self.redundancy.on_packets(now, witness, packets, room);
+    }
+
+    /// Whether a queue stood in the client's way so lately that losses are its.
+    fn queued_lately(&self, now: Instant) -> bool {
+        self.queued_at.is_some_and(|at| now.saturating_duration_since(at) < COPIES_AFTER)
+    }
+
+    /// How many earlier payloads each packet of audio is to carry, for those that are lost.
+    pub(crate) fn earlier_payloads(&self) -> u8 {
+        self.redundancy.earlier_payloads()
     }
 
     /// Lets the estimate look at the time, and the pacer follow it.
@@ -370,8 +399,7 @@ impl Downstream {
     /// How often what is lost is sent again at once: on a path that loses much without being full more than once. The second
     /// loss of a packet costs two round trips more.
     pub(crate) fn resend_copies(&self, now: Instant) -> u8 {
-        let queued = self.queued_at.is_some_and(|at| now.saturating_duration_since(at) < COPIES_AFTER);
-        match !queued {
+        match !self.queued_lately(now) {
             true if self.belief.loses(VERY_LOSSY_PERCENT) => 3,
             true if self.belief.loses(LOSSY_PERCENT) => 2,
             _ => 1,

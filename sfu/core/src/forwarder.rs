@@ -1,5 +1,6 @@
 //! One subscriber's share of one track: picks packets, renumbers them, and writes them when their turn comes.
 
+mod redundancy;
 mod treatment;
 
 use std::{cmp::Ordering, time::Instant};
@@ -9,7 +10,7 @@ use zynk_protocol::{MediaKind, SubscriptionSettings, TrackSid};
 
 use crate::{
     allocator::Layers,
-    connection::{Codec, Connection, Mid, PacketHead, PayloadFormat, PayloadTypes, PictureIds, red_primary},
+    connection::{Codec, Connection, Mid, PacketHead, PayloadFormat, PayloadTypes, PictureIds},
     dependency_descriptor::frame_number,
     downstream::Queued,
     ladder::{wanted_encoding, wanted_spatial},
@@ -20,6 +21,7 @@ use crate::{
         srtp::Sealer,
         store::{PacketHandle, PacketInfo, StoredPacket},
     },
+    red::{self, RedBuffer},
     rewriter::{EPOCHS_MAX, Epoch, Rewriter, Rewritten},
     selector::{Selection, Selector},
     shard::{EndpointKey, FirstMedia, SubscriptionKey, TrackKey},
@@ -100,6 +102,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) track_serial: u32,
     /// The packet is of the past, from a keyframe cache: what there is since ends with this timestamp.
     pub(crate) live_from: Option<u32>,
+    /// How many earlier payloads it is to go out with.
+    pub(crate) earlier_payloads: u8,
 }
 
 /// What became of a packet.
@@ -111,6 +115,16 @@ pub(crate) struct Forwarded {
     pub(crate) keyframe: Option<usize>,
     /// The subscriber does not accept the codec.
     pub(crate) unsupported: bool,
+}
+
+/// What was written of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Octets of the datagram.
+    pub(crate) bytes: usize,
+    pub(crate) payload_bytes: usize,
+    /// Octets of the payload that were added for other packets.
+    pub(crate) redundant_bytes: usize,
 }
 
 impl Subscription {
@@ -286,8 +300,8 @@ impl Subscription {
         Forwarded { queued, keyframe, unsupported: false }
     }
 
-    /// Writes and seals a packet that was queued, at the front of `buffer`; returns its length and that of its
-    /// payload. None if it is gone: too old, of a track that has ended, or of a source too long ago.
+    /// Writes and seals a packet that was queued, at the front of `buffer`. None if it is gone: too old, of a track that has
+    /// ended, or of a source too long ago.
     pub(crate) fn write(
         &self,
         queued: &Queued,
@@ -295,8 +309,8 @@ impl Subscription {
         tracks: &Slab<Track>,
         stream: &mut EgressStream,
         output: &mut WriteTo<'_>,
-    ) -> Option<(usize, usize)> {
-        let treatment = Treatment::from_tag(queued.tag);
+    ) -> Option<Written> {
+        let mut treatment = Treatment::from_tag(queued.tag);
         let rewriter = self.forwarder.rewriter.as_ref()?;
         let offsets = rewriter.offsets(treatment.epoch)?;
         let source = self.forwarder.source(treatment.epoch)?;
@@ -308,11 +322,27 @@ impl Subscription {
             encoding.store.get(queued.handle)?
         };
         let codec = source.output.codec;
-        let payload = match codec {
+        let mut payload = match codec {
             _ if treatment.empty => &[],
-            Codec::Red if source.output.unwrap_red => red_primary(stored.payload)?,
+            Codec::Red if source.output.unwrap_red => red::own_payload(stored.payload)?,
             _ => stored.payload,
         };
+        let (mut payload_type, mut redundant_bytes) = (source.output.payload_types.media, 0);
+        let mut buffer = None;
+        if treatment.earlier_payloads > 0 {
+            let found = source.with_earlier(&encoding.store, queued.handle, &stored, treatment);
+            // What goes out again is what went out before, or nothing.
+            if again && found.map_or(0, |(red, _)| red.earlier_payloads()) != treatment.earlier_payloads {
+                return None;
+            }
+            treatment = treatment.alone();
+            if let Some((red, types)) = found {
+                treatment.earlier_payloads = red.earlier_payloads();
+                payload_type = types.red;
+                redundant_bytes = red.bytes().saturating_sub(payload.len());
+                payload = buffer.insert(RedBuffer::default()).write(&red, types.own)?;
+            }
+        }
         let left_out = match codec {
             Codec::Vp8 => rewriter.pictures_left_out(treatment.epoch, stored.info.sequence)?,
             _ => 0,
@@ -344,7 +374,7 @@ impl Subscription {
             StoredPacket { payload, ..stored }
         };
         let out = Outgoing {
-            payload_type: source.output.payload_types.media,
+            payload_type,
             rtx_payload_type: source.output.payload_types.rtx,
             sequence: queued.sequence,
             timestamp: offsets.timestamp(stored.info.timestamp),
@@ -357,10 +387,10 @@ impl Subscription {
         let written = if again {
             stream.write_rtx(output.sealer, output.buffer, &packet, &out)
         } else {
-            stream.write(output.sealer, output.buffer, &packet, queued.handle, queued.tag, &out)
+            stream.write(output.sealer, output.buffer, &packet, queued.handle, treatment.to_tag(), &out)
         };
         match written {
-            Ok(bytes) => Some((bytes, payload.len())),
+            Ok(bytes) => Some(Written { bytes, payload_bytes: payload.len(), redundant_bytes }),
             Err(EgressError::NoRtx) => None,
             Err(error) => {
                 tracing::trace!(%error, "a packet was not written");
@@ -460,6 +490,8 @@ struct EpochSource {
     track_serial: u32,
     encoding: usize,
     output: OutputFormat,
+    /// The publisher's number of its first packet that was sent so.
+    first: u64,
 }
 
 /// A packet that is to be sent.
@@ -496,8 +528,19 @@ struct OutputFormat {
     /// RTP clock, Hz.
     clock_rate_hz: u32,
     payload_types: PayloadTypes,
-    /// The subscriber takes no redundancy: send the primary block alone.
+    /// The subscriber takes no redundancy: send the packet's own payload alone.
     unwrap_red: bool,
+    /// It takes it: how packets go out that carry earlier payloads.
+    red: Option<RedTypes>,
+}
+
+/// Payload types of Opus with redundancy, of a subscriber that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RedTypes {
+    /// Of the packet.
+    red: u8,
+    /// Of the payloads in it.
+    own: u8,
 }
 
 impl Forwarder {
@@ -599,18 +642,31 @@ impl Forwarder {
             if self.sources.len() >= EPOCHS_MAX {
                 self.sources.remove(0);
             }
-            self.sources.push(EpochSource { epoch, track, track_serial, encoding, output });
+            let first = packet.sequence;
+            self.sources.push(EpochSource { epoch, track, track_serial, encoding, output, first });
         }
         // Only what a descriptor can be made to say.
         let announce = announce.filter(|_| packet.has_targets);
-        Some(Some(Numbered { sequence, treatment: Treatment { epoch, marker, empty: false, announce } }))
+        let wanted = arrival.earlier_payloads;
+        let earlier_payloads = match output.red {
+            Some(_) if wanted > packet.earlier_payloads => wanted,
+            _ => 0,
+        };
+        let treatment = Treatment { epoch, marker, empty: false, announce, earlier_payloads };
+        Some(Some(Numbered { sequence, treatment }))
     }
 
     /// Leaves a packet out. If the receiver waits for it, an empty one goes in its place.
     fn leave_out(&mut self, packet: &PacketHead) -> Option<Numbered> {
         let rewriter = self.rewriter.as_mut()?;
         let Rewritten { sequence, .. } = rewriter.leave_out(packet)?;
-        let treatment = Treatment { epoch: rewriter.epoch(), marker: false, empty: true, announce: None };
+        let treatment = Treatment {
+            epoch: rewriter.epoch(),
+            marker: false,
+            empty: true,
+            announce: None,
+            earlier_payloads: 0,
+        };
         Some(Numbered { sequence, treatment })
     }
 }
@@ -619,15 +675,19 @@ impl OutputFormat {
     /// None if the subscriber does not accept the codec.
     fn new(mid: Mid, track_serial: u32, format: PayloadFormat, connection: &Connection) -> Option<Self> {
         let PayloadFormat { codec, clock_rate_hz, number, .. } = format;
-        let output = |payload_types, unwrap_red| {
-            let of = (track_serial, number);
-            Self { of, codec, clock_rate_hz, payload_types, unwrap_red }
-        };
-        if let Ok(payload_types) = connection.payload_types(mid, &format) {
-            return Some(output(payload_types, false));
-        }
-        let plain = (codec == Codec::Red).then(|| Connection::without_red(&format))?;
-        Some(output(connection.payload_types(mid, &plain).ok()?, true))
+        let types = |format: &PayloadFormat| connection.payload_types(mid, format).ok();
+        let is_opus = matches!(codec, Codec::Opus | Codec::Red);
+        let plain = is_opus.then(|| types(&Connection::without_red(&format))).flatten();
+        let with_red = is_opus.then(|| types(&Connection::with_red(&format))).flatten();
+        let direct = types(&format);
+        Some(Self {
+            of: (track_serial, number),
+            codec,
+            clock_rate_hz,
+            payload_types: direct.or(plain)?,
+            unwrap_red: direct.is_none(),
+            red: with_red.zip(plain).map(|(red, plain)| RedTypes { red: red.media, own: plain.media }),
+        })
     }
 }
 

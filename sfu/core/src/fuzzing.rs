@@ -1,6 +1,6 @@
 //! Thin wrappers for the fuzz targets around parsers that are not public. Not an interface.
 
-use crate::{connection::red_primary, dependency_descriptor, vp8, vp9};
+use crate::{dependency_descriptor, red, vp8, vp9};
 #[cfg(feature = "test-keys")]
 use {
     crate::{Shard, Transport, connection::Path, media::srtp::KeyingMaterial},
@@ -29,7 +29,7 @@ pub fn vp9(payload: &[u8]) {
 
 /// Opus with redundancy (RFC 2198): what is sent to who takes none is the end of what came.
 pub fn red(payload: &[u8]) {
-    if let Some(primary) = red_primary(payload) {
+    if let Some(primary) = red::own_payload(payload) {
         assert!(primary.len() < payload.len() && payload.ends_with(primary), "more than the primary block");
     }
 }

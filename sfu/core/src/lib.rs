@@ -11,6 +11,7 @@
 //!     tcp: vec![],
 //!     certificate: Certificate::generate().unwrap(),
 //!     unix_time: Duration::from_secs(1_750_000_000),
+//!     protect_audio: false,
 //!     seed: 1,
 //! };
 //! let mut shard = Shard::new(config, now).unwrap();
@@ -35,6 +36,7 @@ mod layer_rates;
 mod layers;
 pub mod media;
 mod media_session;
+mod red;
 mod relay;
 mod rewriter;
 mod sdp;

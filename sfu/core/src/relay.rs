@@ -113,6 +113,8 @@ pub(crate) struct RelayedTrack {
     /// The format that the publisher is going to send.
     pub(crate) format: Option<PayloadFormat>,
     pub(crate) muted: bool,
+    /// From end to end.
+    pub(crate) encrypted: bool,
     /// Set if this is the second codec of the track of that id.
     pub(crate) usage: Option<BackupUse>,
 }

@@ -167,6 +167,10 @@ pub struct ShardStats {
     pub rtp_packets_sent: u64,
     /// Payload bytes of those.
     pub rtp_bytes_sent: u64,
+    /// Packets of audio sent with payloads of earlier ones that were added here.
+    pub rtp_packets_protected: u64,
+    /// Payload bytes that this added.
+    pub rtp_bytes_redundant: u64,
     /// RTP packets that publishers here sent, handed to other shards: once for each of them.
     pub relay_packets_sent: u64,
     /// RTP packets taken from other shards.

@@ -8,7 +8,7 @@ use std::{
 use zynk_protocol::{BackupUse, MediaKind, MimeType, ParticipantSid, RoomSid, TrackSid, TrackSource};
 
 use crate::{
-    ShardIndex,
+    ShardConfig, ShardIndex,
     connection::{MediaPacket, Mid, PacketHead, PayloadFormat, Rid},
     dependency_descriptor::DecodeTargets,
     keyframe_cache::KeyframeCache,
@@ -53,6 +53,8 @@ pub(crate) struct Track {
     /// Other shards that have subscribers, of a track that has its publisher here.
     pub(crate) relays: Vec<ShardIndex>,
     pub(crate) muted: bool,
+    /// From end to end.
+    pub(crate) encrypted: bool,
     /// The codec that the publisher was asked for.
     pub(crate) codec: Option<MimeType>,
     /// The same track in another codec.
@@ -246,6 +248,12 @@ impl Track {
         let single = self.encodings.len() == 1;
         let flags = std::array::from_fn(|index| single || self.activity.is_active(index));
         ActiveEncodings { flags, count: self.encodings.len() }
+    }
+
+    /// Whether its packets may go out with earlier payloads. Not those that are encrypted from end to end: receivers decrypt a
+    /// payload as a whole, before they look for those in it.
+    pub(crate) fn is_protectable(&self, config: &ShardConfig) -> bool {
+        config.protect_audio && self.kind == MediaKind::Audio && !self.encrypted
     }
 
     /// The connection that publishes it, if that is one of this shard.

@@ -38,5 +38,5 @@ mod server;
 mod tcp;
 mod worker;
 
-pub use config::{HOLD_BACK_MS_MAX, SfuConfig, WORKERS_MAX};
+pub use config::{AudioProtection, HOLD_BACK_MS_MAX, SfuConfig, WORKERS_MAX};
 pub use server::{SfuError, SfuHandle, SfuHealth, start};

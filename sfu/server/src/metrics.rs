@@ -63,6 +63,8 @@ enum Value {
     RtpPacketsSent,
     RtpBytesReceived,
     RtpBytesSent,
+    RtpPacketsProtected,
+    RtpBytesRedundant,
     KeyframeRequestsReceived,
     KeyframeRequestsSent,
     KeyframesCached,
@@ -141,6 +143,18 @@ const FAMILIES: &[Family] = &[
         "Payload bytes of RTP packets taken from publishers and sent to subscribers",
         "direction",
         &[("upstream", Value::RtpBytesReceived), ("downstream", Value::RtpBytesSent)],
+    ),
+    counter(
+        "zynk_sfu_audio_packets_protected",
+        "Packets of audio sent to subscribers with payloads of earlier packets added",
+        "",
+        &[("", Value::RtpPacketsProtected)],
+    ),
+    counter(
+        "zynk_sfu_audio_redundant_bytes",
+        "Payload bytes of earlier packets that were added to packets of audio",
+        "",
+        &[("", Value::RtpBytesRedundant)],
     ),
     counter(
         "zynk_sfu_keyframe_requests",
@@ -296,6 +310,8 @@ impl WorkerMetrics {
         self.set(Value::RtpPacketsSent, stats.rtp_packets_sent);
         self.set(Value::RtpBytesReceived, stats.rtp_bytes_received);
         self.set(Value::RtpBytesSent, stats.rtp_bytes_sent);
+        self.set(Value::RtpPacketsProtected, stats.rtp_packets_protected);
+        self.set(Value::RtpBytesRedundant, stats.rtp_bytes_redundant);
         self.set(Value::RelayPacketsSent, stats.relay_packets_sent);
         self.set(Value::RelayPacketsReceived, stats.relay_packets_received);
         self.set(Value::KeyframeRequestsReceived, stats.keyframe_requests_received);

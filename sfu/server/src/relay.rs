@@ -129,6 +129,7 @@ mod tests {
             tcp: Vec::new(),
             certificate: Certificate::generate().unwrap(),
             unix_time: Duration::ZERO,
+            protect_audio: false,
             seed: 1,
         };
         let now = Instant::now();

@@ -25,7 +25,7 @@ use zynk_sfu_core::{Certificate, Shard, ShardConfig, ShardError, ShardIndex, sha
 use crate::{
     SfuConfig,
     addresses::{self, AddressMap},
-    config::{HOLD_BACK_MS_MAX, WORKERS_MAX},
+    config::{AudioProtection, HOLD_BACK_MS_MAX, WORKERS_MAX},
     dispatcher::{COMMANDS_MAX, CommandSender, Dispatcher},
     hold_back::HoldBack,
     metrics::{self, WorkerMetrics},
@@ -226,6 +226,7 @@ pub async fn start(
             tcp: tcp_addresses.as_ref().map(AddressMap::candidates).unwrap_or_default(),
             certificate: certificate.clone(),
             unix_time,
+            protect_audio: config.audio_protection == AudioProtection::Lossy,
             seed: rand::random(),
         };
         doors.push(start_worker(&config, shard, seat, socket, udp_addresses, tcp_addresses.clone(), queue)?);

@@ -101,6 +101,7 @@ impl Room {
             dtx: false,
             stereo: false,
             muted: track.info.muted,
+            encrypted: track.info.encryption() != livekit::encryption::Type::None,
             backup: Some(usage),
         };
         let response = livekit::TrackPublishedResponse { cid: request.cid, track: Some(track.info.clone()) };

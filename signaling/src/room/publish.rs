@@ -472,6 +472,7 @@ fn expected_track(
         dtx: kind == MediaKind::Audio && !info.disable_dtx,
         stereo: info.stereo,
         muted: info.muted,
+        encrypted: info.encryption() != livekit::encryption::Type::None,
         backup: None,
     }
 }

@@ -44,6 +44,7 @@ impl Plane {
             tcp: Vec::new(),
             certificate: Certificate::generate()?,
             unix_time: Duration::from_secs(1_750_000_000),
+            protect_audio: false,
             seed: 1,
         };
         Ok(Self {
@@ -166,6 +167,7 @@ fn expected(connection: ConnectionId, kind: MediaKind) -> ExpectedTrack {
         dtx: false,
         stereo: false,
         muted: false,
+        encrypted: false,
         backup: None,
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     dependency_descriptor::{DecodeTargets, frame_number},
     layers::Layer,
     media::{egress::PayloadPatch, extensions::Extensions, rtp::RtpHeader},
+    red,
     temporal::TemporalLayer,
     vp8, vp9,
 };
@@ -118,6 +119,8 @@ pub(crate) struct PacketHead {
     pub(crate) keyframe: bool,
     /// Nothing but padding.
     pub(crate) empty: bool,
+    /// How many earlier payloads it carries.
+    pub(crate) earlier_payloads: u8,
     pub(crate) ids: Option<PictureIds>,
     pub(crate) layer: Option<Layer>,
     pub(crate) temporal: Option<TemporalLayer>,
@@ -137,6 +140,10 @@ impl<'a> MediaPacket<'a> {
             marker: self.marker,
             keyframe: self.keyframe,
             empty: self.payload.is_empty(),
+            earlier_payloads: match self.format.codec {
+                Codec::Red => red::earlier_payloads(&self.payload).unwrap_or(0),
+                _ => 0,
+            },
             ids: self.ids,
             layer: self.layer,
             temporal: self.temporal,
@@ -253,22 +260,6 @@ impl PictureIds {
     }
 }
 
-/// The primary block of an RFC 2198 payload, the last one; none when it is malformed.
-pub(crate) fn red_primary(payload: &[u8]) -> Option<&[u8]> {
-    let mut at = 0;
-    let mut redundant = 0;
-    loop {
-        let first = *payload.get(at)?;
-        if first & 0x80 == 0 {
-            return payload.get(at + 1 + redundant..);
-        }
-        // A block of earlier audio: 14 bits of timestamp offset, 10 of length.
-        let [high, low] = *payload.get(at + 2..at + 4)?.first_chunk()?;
-        redundant += usize::from(u16::from_be_bytes([high & 0x03, low]));
-        at += 4;
-    }
-}
-
 /// `negotiation` counts the connection's.
 pub(super) fn payload_format(params: PayloadParams, red: bool, negotiation: u32) -> PayloadFormat {
     let spec = params.spec();
@@ -305,22 +296,5 @@ impl ExtensionSerializer for NegotiatedOnly {
 
     fn is_audio(&self) -> bool {
         false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_primary_block_is_the_last() {
-        assert_eq!(red_primary(&[111, 1, 2]), Some([1, 2].as_slice()));
-        // Two blocks of earlier audio, of 2 and 1 octets (RFC 2198, section 3).
-        let payload = [0x80 | 111, 0, 0, 2, 0x80 | 111, 0, 0, 1, 111, 9, 9, 8, 1, 2, 3];
-        assert_eq!(red_primary(&payload), Some([1, 2, 3].as_slice()));
-        assert_eq!(red_primary(&[111]), Some([].as_slice()));
-        for malformed in [&[][..], &[0x80 | 111], &[0x80 | 111, 0, 0, 9, 111, 1], &[0x80 | 111, 0, 3, 0xff]] {
-            assert_eq!(red_primary(malformed), None, "{malformed:?}");
-        }
     }
 }

@@ -61,16 +61,16 @@ fn stream(pictures: u32, keyframes: &[u32]) -> Vec<MediaPacket<'static>> {
 }
 
 fn arrival<'a>(packet: &'a PacketHead, active: &'a [bool], highest_layer: u8) -> Arrival<'a> {
-    let handle = PacketHandle::default();
     Arrival {
         kind: MediaKind::Video,
         packet,
-        handle,
+        handle: PacketHandle::default(),
         encoding: 0,
         active,
         highest_layer,
         track_serial: 0,
         live_from: None,
+        earlier_payloads: 0,
     }
 }
 

@@ -9,6 +9,9 @@ const ANNOUNCES: u16 = 1 << 10;
 const EXPLICIT: u16 = 1 << 11;
 const HIGHEST_AT: u32 = 12;
 const HIGHEST: u16 = 0x07;
+/// Where no layers are announced: audio has none.
+const EARLIER_AT: u32 = HIGHEST_AT;
+const EARLIER: u16 = 0x03;
 
 /// What a subscription does to a packet of its track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +23,15 @@ pub(crate) struct Treatment {
     pub(crate) empty: bool,
     /// What its dependency descriptor says of the layers.
     pub(crate) announce: Option<Announcement>,
+    /// How many earlier payloads it goes out with; none where layers are announced.
+    pub(crate) earlier_payloads: u8,
 }
 
 impl Treatment {
     pub(crate) fn to_tag(self) -> u16 {
         let flag = |set: bool, bit: u16| if set { bit } else { 0 };
-        let announce = self.announce.map_or(0, |announce| {
+        let earlier = (u16::from(self.earlier_payloads) & EARLIER) << EARLIER_AT;
+        let announce = self.announce.map_or(earlier, |announce| {
             ANNOUNCES
                 | flag(announce.explicit, EXPLICIT)
                 | (u16::from(announce.highest) & HIGHEST) << HIGHEST_AT
@@ -39,7 +45,22 @@ impl Treatment {
             let [_, highest] = (tag >> HIGHEST_AT & HIGHEST).to_be_bytes();
             Announcement { highest, explicit: tag & EXPLICIT != 0 }
         });
-        Self { epoch: Epoch(epoch), marker: tag & MARKER != 0, empty: tag & EMPTY != 0, announce }
+        let earlier_payloads = match announce {
+            Some(_) => 0,
+            None => (tag >> EARLIER_AT & EARLIER) as u8,
+        };
+        Self {
+            epoch: Epoch(epoch),
+            marker: tag & MARKER != 0,
+            empty: tag & EMPTY != 0,
+            announce,
+            earlier_payloads,
+        }
+    }
+
+    /// The same without earlier payloads.
+    pub(crate) fn alone(self) -> Self {
+        Self { earlier_payloads: 0, ..self }
     }
 }
 
@@ -54,8 +75,11 @@ mod tests {
             .chain([None]);
         for announce in announcements {
             for (epoch, marker, empty) in [(0, true, false), (255, false, true), (7, true, true)] {
-                let treatment = Treatment { epoch: Epoch(epoch), marker, empty, announce };
-                assert_eq!(Treatment::from_tag(treatment.to_tag()), treatment);
+                for earlier_payloads in 0..if announce.is_none() { 4 } else { 1 } {
+                    let epoch = Epoch(epoch);
+                    let treatment = Treatment { epoch, marker, empty, announce, earlier_payloads };
+                    assert_eq!(Treatment::from_tag(treatment.to_tag()), treatment);
+                }
             }
         }
     }

@@ -224,6 +224,12 @@ impl PacketStore {
         })
     }
 
+    /// The packet of a publisher's number, among the `searched` that were kept last before `handle`.
+    pub fn find_before(&self, handle: PacketHandle, number: u64, searched: u32) -> Option<StoredPacket<'_>> {
+        let before = (1..=searched).map(|back| PacketHandle(handle.0.wrapping_sub(back)));
+        before.filter_map(|handle| self.get(handle)).find(|packet| packet.info.sequence == number)
+    }
+
     /// A packet, if it is still there and young enough to be sent again.
     pub fn get_recent(&self, handle: PacketHandle, now: Instant) -> Option<StoredPacket<'_>> {
         self.get(handle)

@@ -55,6 +55,7 @@ impl Shard {
             active: track.active(),
             highest_layer: 0,
             live_from: None,
+            protectable: track.is_protectable(&self.config),
         };
         Some((arrived, subscription.subscriber))
     }
@@ -120,6 +121,7 @@ impl Shard {
             active,
             highest_layer,
             live_from: Some(live_from),
+            protectable: false,
         });
         Some((arrived.collect(), subscription.subscriber))
     }

@@ -15,7 +15,7 @@ use super::{
     transmission::{Sent, Transmission, schedule},
 };
 use crate::{
-    forwarder::Arrival,
+    forwarder::{Arrival, Treatment},
     media::{extensions::SendTime, pacer::PacketClass},
 };
 
@@ -106,6 +106,10 @@ impl Shard {
                     highest_layer: arrived.highest_layer,
                     track_serial: arrived.track_serial,
                     live_from: arrived.live_from,
+                    earlier_payloads: match arrived.protectable {
+                        true => transmission.downstream.earlier_payloads(),
+                        false => 0,
+                    },
                 };
                 let outcome = subscription.forward(now, delivery.subscription, arrival, connection);
                 if let Some(encoding) = outcome.keyframe
@@ -124,9 +128,10 @@ impl Shard {
                     MediaKind::Audio => PacketClass::Audio,
                     MediaKind::Video => PacketClass::Video,
                 };
-                if transmission.downstream.passes(now, class, arrived.bytes) {
+                let bytes = arrived.bytes_with(Treatment::from_tag(queued.tag).earlier_payloads);
+                if transmission.downstream.passes(now, class, bytes) {
                     transmission.packet((&queued, class, None), subscription, tracks);
-                } else if transmission.downstream.push(now, class, arrived.bytes, queued) {
+                } else if transmission.downstream.push(now, class, bytes, queued) {
                     waits = true;
                 } else {
                     transmission.leave_unsent(&queued, subscription);

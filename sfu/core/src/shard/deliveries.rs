@@ -12,7 +12,12 @@ use std::ops::Range;
 use zynk_protocol::MediaKind;
 
 use super::{EndpointKey, SubscriptionKey, TrackKey};
-use crate::{connection::PacketHead, media::store::PacketHandle, track::ActiveEncodings};
+use crate::{
+    connection::PacketHead,
+    media::store::PacketHandle,
+    red::EARLIER_HEADER_BYTES,
+    track::{ActiveEncodings, OVERHEAD_BYTES_ASSUMED},
+};
 
 /// Packets and deliveries for which room is kept.
 const ARRIVED_KEPT: usize = 256;
@@ -35,6 +40,18 @@ pub(super) struct Arrived {
     pub(super) highest_layer: u8,
     /// See [`crate::forwarder::Arrival::live_from`].
     pub(super) live_from: Option<u32>,
+    /// It may go out with earlier payloads.
+    pub(super) protectable: bool,
+}
+
+impl Arrived {
+    /// What it takes with so many earlier payloads, which are taken for as long as its own.
+    pub(super) fn bytes_with(&self, earlier_payloads: u8) -> usize {
+        let came_with = self.head.earlier_payloads;
+        let payload = self.bytes.saturating_sub(OVERHEAD_BYTES_ASSUMED) / (usize::from(came_with) + 1);
+        let added = usize::from(earlier_payloads.saturating_sub(came_with));
+        self.bytes + added * (payload + EARLIER_HEADER_BYTES)
+    }
 }
 
 /// One packet for one subscription.

@@ -125,6 +125,7 @@ impl Shard {
             active,
             highest_layer,
             live_from: None,
+            protectable: track.is_protectable(&self.config),
         };
         let (subscriptions, endpoints) = (&self.subscriptions, &self.endpoints);
         let receivers = track.subscribers.iter().filter_map(|key| {

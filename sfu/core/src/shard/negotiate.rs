@@ -179,6 +179,7 @@ impl Shard {
             subscribers: Vec::new(),
             relays: Vec::new(),
             muted: announced.muted,
+            encrypted: announced.encrypted,
             codec: announced.codec.clone(),
             backup: None,
             usage: announced.backup,

@@ -378,6 +378,7 @@ impl Shard {
             subscribers: Vec::new(),
             relays: Vec::new(),
             muted: relayed.muted,
+            encrypted: relayed.encrypted,
             codec: relayed.codec.clone(),
             backup: None,
             usage: relayed.usage,
@@ -501,6 +502,7 @@ impl Shard {
             codec: track.codec.clone(),
             format: self.format_of(track),
             muted: track.muted,
+            encrypted: track.encrypted,
             usage: track.usage,
         };
         for sibling in to {

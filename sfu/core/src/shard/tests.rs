@@ -19,6 +19,7 @@ mod begin;
 mod flows;
 mod measure;
 mod media;
+mod protection;
 mod relay;
 mod room_report;
 mod sending;
@@ -53,6 +54,7 @@ impl Rig {
             tcp: vec![([127, 0, 0, 1], 7881).into()],
             certificate: Certificate::generate().unwrap(),
             unix_time: Duration::from_secs(1_750_000_000),
+            protect_audio: false,
             seed: 7,
         };
         let shard = Shard::new(config, now).unwrap();
@@ -111,6 +113,7 @@ impl Rig {
             dtx: true,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: None,
         }));
     }
@@ -143,6 +146,24 @@ impl Rig {
             NodeEvent::Answer { sdp, mid_tracks, missing, .. } => (sdp, mid_tracks, missing),
             _ => unreachable!(),
         }
+    }
+}
+
+/// A track of Opus that nothing else is asked for.
+fn microphone(connection: ConnectionId, track: &str) -> ExpectedTrack {
+    ExpectedTrack {
+        connection,
+        track: track.parse().unwrap(),
+        cids: vec!["mic".to_owned()],
+        kind: MediaKind::Audio,
+        source: TrackSource::Microphone,
+        codec: None,
+        red: true,
+        dtx: false,
+        stereo: false,
+        muted: false,
+        encrypted: false,
+        backup: None,
     }
 }
 

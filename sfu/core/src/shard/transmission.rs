@@ -9,7 +9,7 @@ use crate::{
     connection::Path,
     downstream::{Downstream, Queued},
     endpoint::{Endpoint, Section},
-    forwarder::{Subscription, WriteTo},
+    forwarder::{Subscription, Treatment, WriteTo},
     media::{
         extensions::SendTime, pacer::PacketClass, srtp::Sealer, timers::TimerWheel, twcc::ProbeClusterId,
     },
@@ -23,6 +23,9 @@ pub(super) struct Sent {
     pub(super) packets: u64,
     /// Of payload.
     pub(super) bytes: u64,
+    /// Those that carried other packets' payloads besides what came with them, and the octets of that.
+    pub(super) protected: u64,
+    pub(super) redundant_bytes: u64,
     /// The time at which the connection is to be served next may have changed.
     pub(super) timer: bool,
 }
@@ -32,6 +35,8 @@ impl Sent {
     pub(super) fn count(&mut self, now: Instant, endpoint: &mut Endpoint, stats: &mut ShardStats) {
         stats.rtp_packets_sent += self.packets;
         stats.rtp_bytes_sent += self.bytes;
+        stats.rtp_packets_protected += self.protected;
+        stats.rtp_bytes_redundant += self.redundant_bytes;
         endpoint.traffic.packets_sent += self.packets;
         endpoint.silence.send(self.packets);
         endpoint.traffic.bytes_sent += self.bytes;
@@ -69,18 +74,19 @@ impl Transmission<'_> {
             send_time: self.send_time,
         };
         let again = class == PacketClass::Retransmission;
-        let Some((bytes, payload_bytes)) = subscription.write(item, again, tracks, stream, &mut output)
-        else {
+        let Some(written) = subscription.write(item, again, tracks, stream, &mut output) else {
             if again {
                 stream.forgo_resend();
             }
             return;
         };
-        self.outbox.commit(self.path, bytes);
-        self.sent.timer |= self.downstream.register(self.now, bytes, probe);
+        self.outbox.commit(self.path, written.bytes);
+        self.sent.timer |= self.downstream.register(self.now, written.bytes, probe);
         if !again {
             self.sent.packets += 1;
-            self.sent.bytes += payload_bytes as u64;
+            self.sent.bytes += written.payload_bytes as u64;
+            self.sent.protected += u64::from(written.redundant_bytes > 0);
+            self.sent.redundant_bytes += written.redundant_bytes as u64;
         }
     }
 
@@ -88,7 +94,9 @@ impl Transmission<'_> {
     pub(super) fn leave_unsent(&mut self, item: &Queued, subscription: &Subscription) {
         let stream = self.sections.get_mut(subscription.section).and_then(|section| section.stream.as_mut());
         if let Some(stream) = stream {
-            stream.leave_unsent(item.sequence, item.handle, item.tag, self.send_time);
+            // By then those that it would have gone out with may be gone.
+            let tag = Treatment::from_tag(item.tag).alone().to_tag();
+            stream.leave_unsent(item.sequence, item.handle, tag, self.send_time);
         }
     }
 

@@ -74,6 +74,7 @@ impl Call {
             tcp: vec![SERVER_TCP.into()],
             certificate: CERTIFICATE.get_or_init(|| Certificate::generate().unwrap()).clone(),
             unix_time: Duration::from_secs(1_750_000_000),
+            protect_audio: false,
             seed: 7,
         };
         Self {
@@ -139,6 +140,7 @@ impl Call {
             dtx: true,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: None,
         }));
     }

@@ -33,6 +33,7 @@ impl Ours {
             tcp: Vec::new(),
             certificate: Certificate::generate().unwrap(),
             unix_time: Duration::from_secs(1_750_000_000),
+            protect_audio: false,
             seed,
         };
         let shard = Shard::new(config, now).unwrap();
@@ -103,6 +104,7 @@ impl Forwarder for Ours {
                 dtx: false,
                 stereo: false,
                 muted: false,
+                encrypted: false,
                 backup: None,
             };
             self.command(now, NodeAction::ExpectTrack(expected));

@@ -82,6 +82,7 @@ impl Call {
                 tcp: Vec::new(),
                 certificate: CERTIFICATE.get_or_init(|| Certificate::generate().unwrap()).clone(),
                 unix_time: Duration::from_secs(1_750_000_000),
+                protect_audio: false,
                 seed: 7 + u64::from(index),
             };
             Shard::new(config, now).unwrap()
@@ -164,6 +165,7 @@ impl Call {
             dtx: true,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: None,
         };
         self.command(A, NodeAction::ExpectTrack(expected));

@@ -182,6 +182,7 @@ fn a_track_that_moves_to_the_shard_of_its_subscribers_is_served_from_there() {
             dtx: true,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: None,
         }),
     );

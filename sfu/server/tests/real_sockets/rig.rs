@@ -101,6 +101,7 @@ impl Rig {
             dtx: false,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: None,
         }))
         .await;

@@ -230,11 +230,13 @@ fn l57_audio_wishes_reach_the_node() {
     request.disable_red = true;
     request.disable_dtx = true;
     request.stereo = true;
+    request.set_encryption(livekit::encryption::Type::Gcm);
     world.announce(&alice, request);
     let actions = world.actions();
     let [NodeAction::ExpectTrack(voice), NodeAction::ExpectTrack(music)] = &actions[..] else { panic!() };
     assert_eq!((voice.red, voice.dtx, voice.stereo), (true, true, false));
     assert_eq!((music.red, music.dtx, music.stereo), (false, false, true));
+    assert_eq!((voice.encrypted, music.encrypted), (false, true));
 }
 
 #[test]

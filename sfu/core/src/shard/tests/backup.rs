@@ -23,6 +23,7 @@ impl Rig {
             dtx: false,
             stereo: false,
             muted: false,
+            encrypted: false,
             backup: Some(usage),
         }));
     }

@@ -170,6 +170,24 @@ fn a_receiver_that_fails_at_a_packet_of_another_shard_ends_alone() {
 }
 
 #[test]
+fn every_shard_knows_what_is_encrypted_from_end_to_end() {
+    for encrypted in [false, true] {
+        let mut node = Node::new(2);
+        node.tell_siblings(&[0, 1], &[0, 1]);
+        let rig = &mut node.shards[0];
+        rig.open(ALICE, ConnectionRole::Publisher, false);
+        rig.command(NodeAction::ExpectTrack(ExpectedTrack { encrypted, ..microphone(ALICE, "TR_audio") }));
+        rig.offer(ALICE, 1, &["audio sendonly msid:stream_mic"]);
+        let rig = &mut node.shards[1];
+        rig.open(BOB, ConnectionRole::Single, false);
+        rig.subscribe(BOB, "TR_audio");
+        node.settle();
+        let known = node.shards.iter().map(|rig| rig.shard.tracks.iter().map(|(_, track)| track.encrypted));
+        assert_eq!(known.flatten().collect::<Vec<_>>(), [encrypted; 2]);
+    }
+}
+
+#[test]
 fn wants_are_bounded_and_go_with_the_shard_and_the_room() {
     let mut node = Node::with_publisher();
     let wants = |node: &Node| {
@@ -244,6 +262,7 @@ fn words_about_what_is_not_there_change_nothing() {
             codec: None,
             format: None,
             muted: false,
+            encrypted: false,
             usage,
         })))
     };
