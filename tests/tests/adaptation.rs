@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use zynk_netlab::{Bitrate, LinkConfig as OneWay, Step};
+use zynk_netlab::{Bitrate, LinkConfig as OneWay, Loss, Step};
 use zynk_tests::{ClientKey, LinkConfig, World};
 
 /// A camera's three encodings, kbit/s.
@@ -176,5 +176,105 @@ fn a_lossy_link_is_healed() {
             encodings(&world, viewer, &[sender])
         );
         assert!(share <= 0.01, "seed {seed}: {share}");
+    }
+}
+
+/// How a call with one who speaks is heard over a downlink that loses so many percent.
+fn heard(seed: u64, percent: u32, protect_audio: bool) -> (World, Heard) {
+    let mut world = World::with_audio_protection(seed, protect_audio);
+    let sender = world.join_to_send("sender", good());
+    world.publish_microphone(sender);
+    world.run_for(seconds(2));
+    let loss = Loss::uniform(f64::from(percent) / 100.0);
+    let downlink = OneWay { loss, ..good().downlink };
+    let viewer = world.join("viewer", LinkConfig { downlink, ..good() });
+    // Until loss is known nothing is done about it.
+    world.run_for(seconds(20));
+    let (from, before) = (world.elapsed(), world.shard_stats());
+    world.run_for(seconds(60));
+    let (to, after) = (world.elapsed(), world.shard_stats());
+    let listener = world.listener(viewer, sender, "microphone").unwrap();
+    let heard = Heard {
+        concealed: listener.concealed(from, to),
+        with: [0, 1, 2].map(|earlier| listener.concealed_with(earlier, from, to)),
+        payload_bytes: after.rtp_bytes_sent - before.rtp_bytes_sent,
+        redundant_bytes: after.rtp_bytes_redundant - before.rtp_bytes_redundant,
+    };
+    (world, heard)
+}
+
+/// Shares of audio that are concealed, and what it takes.
+struct Heard {
+    concealed: f64,
+    /// If there had been no earlier payloads in each packet, one, or two.
+    with: [f64; 3],
+    payload_bytes: u64,
+    redundant_bytes: u64,
+}
+
+#[test]
+fn audio_is_protected_where_packets_are_lost() {
+    for (percent, at_most, times) in [(0, 0.0, 1.0), (5, 0.01, 2.0), (10, 0.02, 3.0), (20, 0.02, 3.0)] {
+        for seed in 1..=3 {
+            let (world, plain) = heard(seed, percent, false);
+            assert_eq!(world.shard_stats().rtp_packets_protected, 0, "off");
+            let (_, protected) = heard(seed, percent, true);
+            let shares = protected.with.map(|share| format!("{:.2}", share * 100.0)).join(", ");
+            let grown =
+                protected.payload_bytes as f64 / (protected.payload_bytes - protected.redundant_bytes) as f64;
+            println!(
+                "{percent} % lost, seed {seed}: {:.2} % concealed without, {:.2} % with protection, {grown:.2} times \
+                 the payload; with 0, 1, 2 earlier payloads {shares} %",
+                plain.concealed * 100.0,
+                protected.concealed * 100.0,
+            );
+            let lost = f64::from(percent) / 100.0;
+            assert!((plain.concealed - lost).abs() <= lost / 3.0, "{percent} %, seed {seed}");
+            assert!(protected.concealed <= at_most, "{percent} %, seed {seed}: {}", protected.concealed);
+            assert!((grown - times).abs() < 0.3, "{percent} %, seed {seed}: {grown}");
+        }
+    }
+}
+
+#[test]
+fn audio_is_protected_beside_video_that_wants_more_than_there_is() {
+    for seed in 1..=3 {
+        let mut world = World::with_audio_protection(seed, true);
+        let people = people(&mut world, seed);
+        let narrow = downlink(&[(0, 2000)]);
+        let lossy = OneWay { loss: Loss::uniform(0.1), ..narrow.downlink };
+        let viewer = world.join("viewer", LinkConfig { downlink: lossy, ..good() });
+        world.watch(viewer);
+        world.run_for(seconds(20));
+        let (from, before) = (world.elapsed(), world.shard_stats());
+        world.run_for(seconds(30));
+        let (to, after) = (world.elapsed(), world.shard_stats());
+        let listener = world.listener(viewer, people[0], "microphone").unwrap();
+        let (plain, concealed) = (listener.concealed_with(0, from, to), listener.concealed(from, to));
+        let protected = after.rtp_packets_protected - before.rtp_packets_protected;
+        println!(
+            "{}: {:.2} % concealed, {:.2} % without protection, {protected} packets protected",
+            report(&world, viewer, &format!("seed {seed}")),
+            concealed * 100.0,
+            plain * 100.0
+        );
+        assert!(concealed <= 0.02 && plain > 0.07, "seed {seed}: {concealed}, {plain}");
+    }
+}
+
+#[test]
+fn what_is_lost_in_a_full_queue_is_no_reason_to_send_more() {
+    for seed in 1..=3 {
+        let mut world = World::with_audio_protection(seed, true);
+        let people = people(&mut world, seed);
+        let viewer = world.join("viewer", downlink(&[(0, 3000), (15, 400), (35, 3000)]));
+        world.watch(viewer);
+        world.run_for(seconds(50));
+        let lost = world.downlink_stats(viewer).lost_queue;
+        let heard = world.received(viewer, people[0], "microphone").packets;
+        let protected = world.shard_stats().rtp_packets_protected;
+        println!("seed {seed}: {lost} packets lost in the queue, {protected} of {heard} of audio protected");
+        assert!(lost > 0, "seed {seed}");
+        assert!(protected * 20 <= heard, "seed {seed}: {protected} of {heard}");
     }
 }

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use zynk_client::{MediaPacket, SyntheticHeader};
 
+/// Between two packets of audio.
+const PTIME: Duration = Duration::from_millis(20);
 /// Packets of audio that come so much later than the quickest of their track are concealed.
 const PLAYOUT_DELAY: Duration = Duration::from_millis(200);
 /// A decoder that waits for so long asks for a keyframe, again and again.
@@ -192,28 +194,52 @@ impl Viewer {
     }
 }
 
-/// The packets of one audio track, and whether they came in time to be played.
+/// The payloads of one audio track, and whether they came in time to be played: in their packet, or in a later one.
 #[derive(Debug, Default)]
 pub struct Listener {
-    /// Transit time of each packet, by number.
+    /// When each was sent and how long it took to come, by number.
     transits: BTreeMap<u32, (Duration, Duration)>,
+    /// Same, of the packets.
+    packets: BTreeMap<u32, (Duration, Duration)>,
 }
 
 impl Listener {
     pub(super) fn receive(&mut self, at: Duration, packet: &MediaPacket) {
-        let Some(header) = SyntheticHeader::parse(&packet.payload) else { return };
-        let sent = Duration::from_micros(header.sent_us);
-        self.transits.entry(header.frame).or_insert((sent, at.saturating_sub(sent)));
+        for earlier in &packet.earlier {
+            Self::note(&mut self.transits, at, &earlier.payload);
+        }
+        Self::note(&mut self.transits, at, &packet.payload);
+        Self::note(&mut self.packets, at, &packet.payload);
     }
 
-    /// The share of packets of a span, by the times at which they were sent, that were not there to be played.
+    fn note(transits: &mut BTreeMap<u32, (Duration, Duration)>, at: Duration, payload: &[u8]) {
+        let Some(header) = SyntheticHeader::parse(payload) else { return };
+        let sent = Duration::from_micros(header.sent_us);
+        transits.entry(header.frame).or_insert((sent, at.saturating_sub(sent)));
+    }
+
+    /// The share of packets of a span, by the times at which they were sent, whose payloads were not there to be played.
     pub fn concealed(&self, from: Duration, to: Duration) -> f64 {
-        let quickest = self.transits.values().map(|(_, transit)| *transit).min().unwrap_or_default();
-        let in_span: Vec<_> =
-            self.transits.iter().filter(|(_, (sent, _))| (from..to).contains(sent)).collect();
-        let (Some((first, _)), Some((last, _))) = (in_span.first(), in_span.last()) else { return 1.0 };
-        let expected = f64::from(**last - **first + 1);
-        let played = in_span.iter().filter(|(_, (_, transit))| *transit <= quickest + PLAYOUT_DELAY).count();
-        1.0 - played as f64 / expected
+        self.share_missing(from, to, |number| self.transits.get(&number).map(|(_, transit)| *transit))
+    }
+
+    /// What that would be if each packet that came had carried so many earlier payloads.
+    pub fn concealed_with(&self, earlier_payloads: u32, from: Duration, to: Duration) -> f64 {
+        self.share_missing(from, to, |number| {
+            let later = (0..=earlier_payloads).filter_map(|distance| {
+                self.packets.get(&(number + distance)).map(|(_, transit)| *transit + PTIME * distance)
+            });
+            later.min()
+        })
+    }
+
+    fn share_missing(&self, from: Duration, to: Duration, transit: impl Fn(u32) -> Option<Duration>) -> f64 {
+        let quickest = self.packets.values().map(|(_, transit)| *transit).min().unwrap_or_default();
+        let mut in_span = self.packets.iter().filter(|(_, (sent, _))| (from..to).contains(sent));
+        let (Some((first, _)), Some((last, _))) = (in_span.next(), in_span.next_back()) else { return 1.0 };
+        let is_played =
+            |number: &u32| transit(*number).is_some_and(|transit| transit <= quickest + PLAYOUT_DELAY);
+        let played = (*first..=*last).filter(is_played).count();
+        1.0 - played as f64 / f64::from(*last - *first + 1)
     }
 }
