@@ -115,14 +115,33 @@ fn nothing_is_lost_on_an_ideal_link() {
         assert_eq!((stats.lost, stats.recovered, stats.duplicates), (0, 0, 0), "{cid}: {stats:?}");
         assert_eq!(stats.frames.missing, 0, "{cid}: {stats:?}");
         assert!(stats.frames.complete > 250, "{cid}: {stats:?}");
-        // Audio begins with what came last before the subscription: that one is older.
+        // Media begins with what came last before the subscription: that is older.
         let (first, others) = match cid {
             "microphone" => (Duration::from_millis(62), stats.frames.latency_sum - stats.frames.latency_max),
-            _ => (Duration::from_millis(2), stats.frames.latency_sum),
+            // Of a keyframe and the frame after it.
+            _ => (Duration::from_millis(36), stats.frames.latency_sum - 12 * stats.frames.latency_max),
         };
         assert!(stats.frames.latency_max <= first, "{cid}: {stats:?}");
         let packets = u32::try_from(stats.frames.packets).unwrap();
         assert!(others <= packets * Duration::from_millis(2), "{cid}: {stats:?}");
+    }
+}
+
+/// Some begin with a keyframe that has just been asked for, others with one that came a moment ago.
+#[test]
+fn nothing_is_lost_whenever_somebody_joins() {
+    for step in 0..40 {
+        let mut world = World::new(50 + step);
+        let alice = world.join("alice", LinkConfig::ideal());
+        world.publish_camera(alice, Codec::Vp8);
+        world.run_for(Duration::from_secs(1));
+        world.join("bob", LinkConfig::ideal());
+        world.run_for(Duration::from_millis(37 * step));
+        let carol = world.join("carol", LinkConfig::ideal());
+        world.run_for(Duration::from_secs(3));
+        let stats = world.received(carol, alice, "camera");
+        assert!(stats.frames.complete > 60, "{step}: {stats:?}");
+        assert_eq!((stats.lost, stats.duplicates, stats.frames.missing), (0, 0, 0), "{step}: {stats:?}");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     media::{egress::EgressStream, keyframes::KeyframeAllowance},
     media_session::MediaSession,
     rewriter::Rewriter,
-    shard::{Allocation, Lacked, SubscriptionKey, TrackKey},
+    shard::{Allocation, CaughtUp, Lacked, SubscriptionKey, TrackKey},
     silence::Silence,
 };
 
@@ -46,6 +46,7 @@ pub(crate) struct Endpoint {
     pub(crate) connection: Box<Connection>,
     pub(crate) media: MediaSession,
     pub(crate) allocation: Allocation,
+    pub(crate) caught_up: CaughtUp,
     pub(crate) credentials: CredentialsNow,
     pub(crate) sections: Vec<Section>,
     pub(crate) expected: Vec<ExpectedTrack>,

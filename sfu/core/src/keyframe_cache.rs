@@ -28,10 +28,12 @@ pub(crate) struct CachedPacket {
 /// See the module. Owns no memory but for a moment after each keyframe.
 #[derive(Debug, Default)]
 pub(crate) struct KeyframeCache {
-    /// In the order in which they came, the keyframe's first packet first.
+    /// All of one format: the keyframe's first packet, then in the order in which they came.
     packets: Vec<CachedPacket>,
     began: Option<Instant>,
     highest: u64,
+    /// The timestamp of a keyframe that was forgotten: what comes of it still is no beginning.
+    given_up: Option<u32>,
 }
 
 /// What somebody who begins is sent.
@@ -48,19 +50,36 @@ impl KeyframeCache {
     /// A packet of the encoding came.
     pub(crate) fn push(&mut self, now: Instant, packet: CachedPacket) {
         let head = &packet.head;
-        let first = self.packets.first().map(|packet| packet.head);
-        if head.keyframe && first.is_none_or(|first| is_newer(head.timestamp, first.timestamp)) {
+        let Some(first) = self.packets.first().map(|packet| packet.head) else {
+            if head.keyframe && self.given_up != Some(head.timestamp) {
+                self.begin(now, packet);
+            }
+            return;
+        };
+        if head.keyframe && is_newer(head.timestamp, first.timestamp) {
             self.packets.clear();
-            self.began = Some(now);
-            self.highest = head.sequence;
-        } else if first.is_none_or(|first| head.sequence < first.sequence) {
-            return;
-        }
-        if self.is_old(now) || self.packets.len() >= PACKETS_MAX {
+            self.begin(now, packet);
+        } else if head.sequence < first.sequence {
+            // A keyframe's packets may change places on their way.
+            if head.keyframe && head.timestamp == first.timestamp && self.packets.len() < PACKETS_MAX {
+                self.packets.insert(0, packet);
+            }
+        } else if self.is_old(now)
+            || self.packets.len() >= PACKETS_MAX
+            || head.format.number != first.format.number
+        {
             self.clear();
-            return;
+            self.given_up = Some(first.timestamp);
+        } else {
+            self.highest = self.highest.max(head.sequence);
+            self.packets.push(packet);
         }
-        self.highest = self.highest.max(head.sequence);
+    }
+
+    fn begin(&mut self, now: Instant, packet: CachedPacket) {
+        self.began = Some(now);
+        self.highest = packet.head.sequence;
+        self.given_up = None;
         self.packets.push(packet);
     }
 
@@ -133,6 +152,25 @@ mod tests {
     }
 
     #[test]
+    fn a_keyframes_first_packet_may_come_late() {
+        let mut cache = KeyframeCache::default();
+        cache.push(at(0), cached(2, 0, true));
+        cache.push(at(0), cached(3, 0, false));
+        cache.push(at(5), cached(1, 0, true));
+        assert_eq!(sequences(&cache, at(5)), Some(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn another_format_is_none_of_the_same_pictures() {
+        let mut cache = KeyframeCache::default();
+        cache.push(at(0), cached(1, 0, true));
+        let head =
+            PacketHead { keyframe: false, ..MediaPacket::unreceived(Codec::Vp9, 2, 3000, &[0; 4]).head() };
+        cache.push(at(33), CachedPacket { head, ..cached(2, 3000, false) });
+        assert!(cache.catch_up(at(33)).is_none());
+    }
+
+    #[test]
     fn a_gap_is_waited_for() {
         let mut cache = KeyframeCache::default();
         cache.push(at(0), cached(1, 0, true));
@@ -159,6 +197,8 @@ mod tests {
         cache.push(at(2000), cached(PACKETS_MAX as u64 + 3, 180_000, false));
         assert!(cache.catch_up(at(2000)).is_none());
         assert_eq!(cache.packets.capacity(), 0);
+        cache.push(at(2001), cached(PACKETS_MAX as u64 + 4, 180_000, true));
+        assert!(cache.catch_up(at(2001)).is_none(), "in the middle of the keyframe");
     }
 
     #[test]

@@ -56,6 +56,7 @@ use crate::{
 };
 
 pub(crate) use allocate::Allocation;
+pub(crate) use begin::CaughtUp;
 use deliveries::Deliveries;
 pub(crate) use flows::Lacked;
 pub(crate) use measure::FirstMedia;

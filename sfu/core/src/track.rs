@@ -28,7 +28,7 @@ use crate::{
 /// MAX_DROPOUT).
 const SEQUENCE_STEP_BACK_MAX: u64 = 3000;
 
-/// With so many subscribers of a track, somebody needs a keyframe at any time.
+/// With more subscribers of a track, somebody needs a keyframe at any time.
 const SUBSCRIBERS_MANY: usize = 20;
 
 /// Taken for what header, extensions and tag add to a payload.
@@ -298,7 +298,9 @@ impl Track {
         if let Some(rtt) = publisher_rtt {
             encoding.keyframes.set_rtt(rtt);
         }
-        encoding.keyframes.set_many(self.subscribers.len() >= SUBSCRIBERS_MANY);
+        // Of those in another shard, each sums up many.
+        let receivers = self.subscribers.len() + self.relays.len() * SUBSCRIBERS_MANY;
+        encoding.keyframes.set_many(receivers > SUBSCRIBERS_MANY);
         encoding.keyframes.want(now, sent_before)
     }
 

@@ -1,18 +1,47 @@
 //! What a subscription begins with: what came last, so that nobody need wait for more.
 
-use std::{iter, time::Duration};
+use std::{
+    iter,
+    time::{Duration, Instant},
+};
 
 use super::{EndpointKey, Shard, SubscriptionKey, deliveries::Arrived};
 use crate::{
-    downstream::Capacity, forwarder::Subscription, keyframe_cache::CatchUp, track::OVERHEAD_BYTES_ASSUMED,
+    downstream::Capacity, forwarder::Subscription, keyframe_cache::CatchUp, media::bitrate::Bitrate,
+    track::OVERHEAD_BYTES_ASSUMED,
 };
 
 /// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
 /// The longest packets in use (ptime) are of 60 ms.
 const LAST_AUDIO_AGE_MAX: Duration = Duration::from_millis(60);
 
-/// What a keyframe cache holds is sent if it takes the receiver's path no longer than this.
+/// What keyframe caches hold is sent if it takes the receiver's path no longer than this, with what it was sent of them within
+/// as much time.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(500);
+/// Taken for what a path carries about which its client says nothing.
+const UNKNOWN_PATH: Bitrate = Bitrate::kbps(5000);
+
+/// What a connection was lately sent from keyframe caches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CaughtUp {
+    since: Option<Instant>,
+    bytes: u32,
+}
+
+impl CaughtUp {
+    fn bytes(self, now: Instant) -> usize {
+        let recent = self.since.is_some_and(|since| now.saturating_duration_since(since) < CATCH_UP_TIME_MAX);
+        if recent { self.bytes as usize } else { 0 }
+    }
+
+    fn add(&mut self, now: Instant, bytes: usize) {
+        let before = self.bytes(now);
+        if before == 0 {
+            self.since = Some(now);
+        }
+        self.bytes = u32::try_from(before.saturating_add(bytes)).unwrap_or(u32::MAX);
+    }
+}
 
 impl Shard {
     /// A subscription can be served from now on.
@@ -78,11 +107,14 @@ impl Shard {
         }
         // What waits to be delivered is in the cache as well.
         self.deliver_all();
-        let Some((arrived, receiver)) = self.cached(key, encoding) else {
+        let Some((arrived, bytes, receiver)) = self.cached(key, encoding) else {
             // It has begun with what was delivered.
             let begun = |known: &Subscription| known.current_encoding() == Some(encoding);
             return self.subscriptions.get(key.0).is_some_and(begun);
         };
+        if let Some(endpoint) = self.endpoints.get_mut(receiver.0) {
+            endpoint.caught_up.add(self.now, bytes);
+        }
         for arrived in arrived {
             self.deliveries.push(arrived, iter::once((receiver, key)));
         }
@@ -90,7 +122,7 @@ impl Shard {
         true
     }
 
-    fn cached(&self, key: SubscriptionKey, encoding: usize) -> Option<(Vec<Arrived>, EndpointKey)> {
+    fn cached(&self, key: SubscriptionKey, encoding: usize) -> Option<(Vec<Arrived>, usize, EndpointKey)> {
         let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
         let track_key = subscription.source?;
         let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
@@ -104,9 +136,15 @@ impl Shard {
         }
         let encoded = track.encodings.get(encoding)?;
         let CatchUp { packets, live_from, bytes } = encoded.last_video.catch_up(self.now)?;
-        if let Capacity::AtLeast(rate) | Capacity::Measured(rate) = downstream.capacity(self.now)
-            && u64::try_from(bytes).is_ok_and(|bytes| bytes > rate.bytes_in(CATCH_UP_TIME_MAX))
-        {
+        // All of them are of one format.
+        let head = &packets.first()?.head;
+        receiver.connection.payload_types(subscription.mid?, &head.format).ok()?;
+        let rate = match downstream.capacity(self.now) {
+            Capacity::AtLeast(rate) | Capacity::Measured(rate) => rate,
+            Capacity::Unlimited => UNKNOWN_PATH,
+        };
+        let bytes_max = usize::try_from(rate.bytes_in(CATCH_UP_TIME_MAX)).unwrap_or(usize::MAX);
+        if receiver.caught_up.bytes(self.now).saturating_add(bytes) > bytes_max {
             return None;
         }
         let (active, highest_layer) = (track.active(), encoded.layers.highest(self.now));
@@ -123,6 +161,6 @@ impl Shard {
             live_from: Some(live_from),
             protectable: false,
         });
-        Some((arrived.collect(), subscription.subscriber))
+        Some((arrived.collect(), bytes, subscription.subscriber))
     }
 }

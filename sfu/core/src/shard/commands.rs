@@ -10,7 +10,7 @@ use zynk_protocol::{
     TrackSid,
 };
 
-use super::{Allocation, EndpointKey, Lacked, Shard, SubscriptionKey, TrackKey};
+use super::{Allocation, CaughtUp, EndpointKey, Lacked, Shard, SubscriptionKey, TrackKey};
 use crate::{
     connection::{Connection, DataSent},
     demux::draw_credentials,
@@ -106,6 +106,7 @@ impl Shard {
             connection: Box::new(connection),
             media: MediaSession::new(self.random.random()),
             allocation: Allocation::default(),
+            caught_up: CaughtUp::default(),
             credentials: CredentialsNow { current: credentials.clone(), offered: None },
             sections: Vec::new(),
             expected: Vec::new(),

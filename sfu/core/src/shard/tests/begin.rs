@@ -32,6 +32,20 @@ fn view(rig: &mut Rig, viewer: ConnectionId) -> Client {
     Client::of(viewer)
 }
 
+/// Same, of a client that takes VP9 alone.
+fn view_vp9(rig: &mut Rig, viewer: ConnectionId) -> Client {
+    rig.open(viewer, ConnectionRole::Single, false);
+    rig.subscribe(viewer, "TR_video");
+    rig.pretend_connected(viewer, false);
+    let sdp = offer(&["video recvonly"]).replace("SAVPF 96 97 98 99", "SAVPF 98 99");
+    let is_vp8 = |line: &&str| [":96", ":97", "=96"].iter().any(|name| line.contains(name));
+    let lines = sdp.lines().filter(|line| !is_vp8(line));
+    let sdp = lines.map(|line| format!("{line}\r\n")).collect();
+    rig.command(NodeAction::RemoteOffer { connection: viewer, offer_id: 1, sdp });
+    rig.advance(Duration::from_millis(20));
+    Client::of(viewer)
+}
+
 fn payloads(received: &super::attacks::Received) -> Vec<Vec<u8>> {
     received.rtp.iter().map(|(_, _, payload)| payload.clone()).filter(|payload| !payload.is_empty()).collect()
 }
@@ -93,4 +107,16 @@ fn a_picture_that_was_muted_is_not_shown_again() {
     }
     let mut carol = view(&mut rig, CAROL);
     assert!(payloads(&carol.received(&mut rig)).is_empty());
+}
+
+/// The track is said to be VP9, which Carol takes, and what comes is VP8.
+#[test]
+fn nobody_begins_with_pictures_in_a_codec_that_it_does_not_take() {
+    let (mut rig, mut alice) = (Rig::call(&[BOB]), Client::of(ALICE));
+    send(&mut rig, &mut alice, 1..5);
+    let mut carol = view_vp9(&mut rig, CAROL);
+    let subscribed = |event: &&NodeEvent| matches!(event, NodeEvent::Subscribed { connection, .. } if *connection == CAROL);
+    assert_eq!(rig.events.iter().filter(subscribed).count(), 1);
+    assert!(payloads(&carol.received(&mut rig)).is_empty());
+    assert_eq!(rig.shard.stats().keyframes_cached, 0);
 }
