@@ -106,6 +106,8 @@ pub struct SubscriptionReport {
     pub starved: bool,
     /// What it is given; none before its first packet, and while it pauses.
     pub given: Option<LayersGiven>,
+    /// The stream that carries it: what follows is of that, which others may have had before.
+    pub ssrc: Option<u32>,
     /// Packets sent, without retransmissions.
     pub packets: u64,
     /// Octets of their payloads.

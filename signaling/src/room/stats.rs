@@ -263,8 +263,18 @@ impl Facts<'_> {
         }
     }
 
+    /// What was told a moment ago, of the same stream: a subscription may have got another meanwhile.
+    fn earlier_of(
+        &self,
+        connection: &ConnectionReport,
+        report: &SubscriptionReport,
+    ) -> Option<&SubscriptionReport> {
+        let before = *self.earlier.subscriptions.get(&(connection.connection.0, &report.track))?;
+        (before.ssrc.is_some() && before.ssrc == report.ssrc).then_some(before)
+    }
+
     fn sent_bps(&self, connection: &ConnectionReport, report: &SubscriptionReport) -> u64 {
-        let before = self.earlier.subscriptions.get(&(connection.connection.0, &report.track));
+        let before = self.earlier_of(connection, report);
         self.earlier.bps(report.bytes.saturating_sub(before.map_or(report.bytes, |before| before.bytes)))
     }
 
@@ -298,7 +308,7 @@ impl Facts<'_> {
         let track = publisher.track(report.track.as_str())?;
         let encodings = self.rids.get(&report.track).copied().unwrap_or_default();
         let rid = |index: u8| encodings.get(usize::from(index)).and_then(|encoding| encoding.rid.clone());
-        let before = self.earlier.subscriptions.get(&(connection.connection.0, &report.track));
+        let before = self.earlier_of(connection, report);
         let settings = report.settings;
         Some(SubscriptionStats {
             track: report.track.as_str().to_owned(),

@@ -121,6 +121,7 @@ impl Shard {
             wanted_encoding: wanted.and_then(|index| u8::try_from(index).ok()),
             starved: subscription.is_wanted() && subscription.allotment == Allotment::Nothing,
             given: track.and_then(|track| layers_given(subscription, track)),
+            ssrc: stream.map(|stream| stream.ssrc()),
             packets: sent.packets,
             bytes: sent.octets,
             resent: sent.rtx_packets,

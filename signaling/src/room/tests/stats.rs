@@ -63,6 +63,7 @@ fn connections(alice: &Peer, bob: &Peer, track: &TrackSid, bytes: u64) -> [Conne
         wanted_encoding: Some(1),
         starved: false,
         given: Some(given),
+        ssrc: Some(7),
         packets: bytes / 100,
         bytes,
         resent: 3,

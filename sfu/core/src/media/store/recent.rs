@@ -16,14 +16,16 @@ pub struct Recent {
 }
 
 impl PacketStore {
-    /// What came within `window` before `now`, as far as the store remembers. Looks at every packet that it keeps.
+    /// What came within `window` before `now`, as far as the store remembers.
     #[must_use]
     pub fn recent(&self, now: Instant, window: Duration) -> Recent {
-        let came = self.slots.iter().filter(|slot| {
-            slot.payload_bytes > 0 && now.saturating_duration_since(slot.info.arrived) < window
-        });
+        let newest_first = (1..)
+            .map_while(|back| self.slots.get((self.next_serial.wrapping_sub(back) & self.mask) as usize));
+        let came = newest_first
+            .take(self.slots.len())
+            .take_while(|slot| now.saturating_duration_since(slot.info.arrived) < window);
         let (mut recent, mut timestamps) = (Recent::default(), Vec::new());
-        for slot in came {
+        for slot in came.filter(|slot| slot.payload_bytes > 0) {
             recent.packets += 1;
             recent.bytes += u64::from(slot.payload_bytes);
             timestamps.push(slot.info.timestamp);
