@@ -280,6 +280,11 @@ impl Room {
     /// Media of a subscription flows.
     pub(super) fn subscribed(&mut self, connection: ConnectionId, track: &TrackSid, backup: bool) {
         let Some(receiver) = self.connections.get(&connection).cloned() else { return };
+        let subscription = self.participants.get(&receiver).and_then(|known| known.subscriptions.get(track));
+        // It may have been withdrawn while the node negotiated it.
+        if !subscription.is_some_and(|subscription| subscription.allowed) {
+            return;
+        }
         tracing::debug!(participant = %receiver, %track, backup, "subscribed");
         self.set_backup(&receiver, track, backup);
         let Some(publisher) = self.tracks.get(track).cloned() else { return };

@@ -6,6 +6,7 @@
 mod call;
 mod client;
 mod congestion;
+mod data;
 mod dtls;
 mod fingerprint;
 mod hello_race;

@@ -14,7 +14,7 @@ use crate::sctp::with_open;
 const DAVE: ConnectionId = ConnectionId(4);
 
 /// Packets of a call's publisher, who is honest, still arrive, and nobody's session has failed.
-fn assert_unharmed(call: &mut Call, publisher_ssrc: u32, first: u16) {
+pub fn assert_unharmed(call: &mut Call, publisher_ssrc: u32, first: u16) {
     call.client(BOB).received();
     for number in 0..10 {
         let payload = if number == 0 { &KEYFRAME } else { &DELTA };

@@ -28,10 +28,54 @@ pub fn with_open(packet: &[u8], message: &[u8]) -> Option<Vec<u8>> {
         at += length.next_multiple_of(4);
         found |= opens;
     }
-    forged[8..12].fill(0);
-    let checksum = crc32c(&forged);
-    forged[8..12].copy_from_slice(&checksum.to_le_bytes());
-    found.then_some(forged)
+    found.then(|| with_checksum(forged))
+}
+
+fn with_checksum(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[8..12].fill(0);
+    let checksum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&checksum.to_le_bytes());
+    packet
+}
+
+/// `packet` with each of its chunks of a type changed; none if it has no such chunk.
+fn with_chunks(packet: &[u8], kind: u8, change: impl Fn(&mut [u8])) -> Option<Vec<u8>> {
+    let (mut forged, mut at, mut found) = (packet.to_vec(), HEADER_BYTES, false);
+    while let Some(&[known, _, high, low]) = packet.get(at..at + 4) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if known == kind {
+            change(forged.get_mut(at..at + length)?);
+            found = true;
+        }
+        at += length.next_multiple_of(4).max(4);
+    }
+    found.then(|| with_checksum(forged))
+}
+
+/// `packet`, whose sender says that it has no room for more (section 3.3.4).
+pub fn with_closed_window(packet: &[u8]) -> Option<Vec<u8>> {
+    with_chunks(packet, 3, |sack| sack[8..12].fill(0))
+}
+
+/// `packet` with messages that go on for ever: no fragment is the last (section 3.3.1).
+pub fn with_endless_messages(packet: &[u8]) -> Option<Vec<u8>> {
+    with_chunks(packet, 0, |data| data[1] &= !1)
+}
+
+/// `packet` and a request to reset these streams (RFC 6525, sections 3.1 and 4.1), with this number.
+pub fn with_reset(packet: &[u8], number: u32, streams: &[u16]) -> Vec<u8> {
+    let parameter_bytes = (16 + 2 * streams.len()) as u16;
+    let mut forged = packet.to_vec();
+    forged.extend_from_slice(&[130, 0]);
+    forged.extend_from_slice(&(4 + parameter_bytes).to_be_bytes());
+    forged.extend_from_slice(&[0, 13]);
+    forged.extend_from_slice(&parameter_bytes.to_be_bytes());
+    for field in [number, 0, 0] {
+        forged.extend_from_slice(&field.to_be_bytes());
+    }
+    streams.iter().for_each(|stream| forged.extend_from_slice(&stream.to_be_bytes()));
+    forged.resize(forged.len().next_multiple_of(4), 0);
+    with_checksum(forged)
 }
 
 /// The checksum of RFC 9260, appendix A.
