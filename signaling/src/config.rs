@@ -85,7 +85,7 @@ impl Default for RoomConfig {
             enabled_codecs: codecs.map(str::to_owned).to_vec(),
             enable_remote_unmute: false,
             subscriber_update_interval_ms: 500,
-            dynacast_pause_delay_ms: 5_000,
+            dynacast_pause_delay_ms: 3_000,
         }
     }
 }

@@ -14,7 +14,7 @@ type Demand = [Option<TrackQuality>; 2];
 /// What a publisher was told about the demand for a track.
 #[derive(Debug, Default)]
 pub(super) struct Dynacast {
-    /// None until somebody first wanted the track.
+    /// None until somebody first wanted the track, or nobody has for a while.
     told: Option<Demand>,
     /// When a fall of the demand is to be told. Views come and go; layers need a keyframe to come back.
     lower_at: Option<Instant>,
@@ -27,14 +27,16 @@ impl Dynacast {
 }
 
 impl Room {
-    /// A subscription to the track began, ended or changed.
+    /// A track began, or a subscription to it began, ended or changed.
     pub(super) fn demand_changed(&mut self, track_sid: &TrackSid) {
         let delay = Duration::from_millis(self.settings.config.room.dynacast_pause_delay_ms);
         let at = self.now + delay;
         let demand = self.demand(track_sid);
         let Some(track) = self.video_track_mut(track_sid) else { return };
         match track.dynacast.told {
-            None if demand == [None; 2] => {}
+            None if demand == [None; 2] => {
+                track.dynacast.lower_at.get_or_insert(at);
+            }
             Some(told) if demand == told => track.dynacast.lower_at = None,
             Some(told) if demand.iter().zip(told).all(|(now, before)| *now <= before) => {
                 track.dynacast.lower_at.get_or_insert(at);

@@ -177,6 +177,7 @@ impl Room {
             tracing::debug!(track = %started.track, kind = kind.as_str(), "track published");
             self.webhook_track("track_published", brief, info);
             self.subscribe_others_to(&sid, &started.track);
+            self.demand_changed(&started.track);
             self.occupancy_changed();
         }
     }

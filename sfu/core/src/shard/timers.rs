@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use zynk_protocol::{
-    Bitrate, ConnectionState, ConnectionStats, FlowDirection, FlowStats, NegotiationFailure, NodeEvent,
-    RoomSid,
+    Bitrate, ConnectionState, ConnectionStats, FlowDirection, FlowStats, MediaKind, NegotiationFailure,
+    NodeEvent, RoomSid,
 };
 
 use super::{EndpointKey, Shard, TrackKey};
@@ -123,7 +123,10 @@ impl Shard {
         let mut changed = Vec::new();
         for (index, endpoint) in &mut self.endpoints {
             let tracks = endpoint.sections.iter().filter_map(|section| self.tracks.get(section.track?.0));
-            let publishes = tracks.into_iter().any(|track| !track.muted);
+            // Who is told that nobody watches sends no video.
+            let publishes = tracks
+                .into_iter()
+                .any(|track| !track.muted && (track.kind == MediaKind::Audio || track.is_received()));
             if let Some(silent) = endpoint.silence.judge(now, publishes) {
                 changed.push((EndpointKey(index), silent));
             }

@@ -326,6 +326,24 @@ fn l62_the_publisher_learns_which_layers_are_wanted() {
 }
 
 #[test]
+fn a_publisher_who_is_alone_is_told_that_nobody_watches() {
+    let mut world = World::new();
+    let alice = world.join_active(World::params("alice"));
+    let track = world.announce(&alice, add_track(MediaKind::Video, "cam"));
+    world.start(&alice, &track, MediaKind::Video, "cam", &["q", "h", "f"]);
+    world.inbox(&alice);
+    world.advance(Duration::from_millis(2900));
+    assert!(
+        world.inbox(&alice).into_iter().all(|message| qualities(message).is_none()),
+        "somebody may be about to come"
+    );
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.told(&alice, qualities), [false, false, false]);
+    world.join(World::params("bob"));
+    assert_eq!(world.told(&alice, qualities), [true, true, true], "at once");
+}
+
+#[test]
 fn l63_the_first_subscriber_is_told_once() {
     let mut world = World::new();
     let alice = world.join_active(World::params("alice"));
