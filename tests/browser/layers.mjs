@@ -1,6 +1,7 @@
-// A viewer goes down and up again among the layers inside one stream.   layers.mjs CODEC SCALABILITY_MODE
+// A viewer goes down and up again among the layers of a video.   layers.mjs CODEC SCALABILITY_MODE|simulcast [PUBLISHER VIEWER]
 import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';
+import { launchFirefox } from './firefox.mjs';
 import { followTracks, receivedTracks, untilReceiving } from './received-media.mjs';
 import { joinWithSdk, servePage } from './sdk-page.mjs';
 import { program, serverUnderTest } from './server-under-test.mjs';
@@ -17,8 +18,10 @@ const PAUSE_LIMIT_MS = 1_000;
 const FRAMES_MIN = (FOLLOW_MS / 1000) * 5;
 
 const PUBLISHER = 'publisher';
-const [codec, scalabilityMode] = process.argv.slice(2);
-const room = `layers-${codec}-${scalabilityMode}`;
+const LAUNCH = { chromium: launchChromium, firefox: launchFirefox };
+const [codec, layers, publisherBrowser = 'chromium', viewerBrowser = 'chromium'] = process.argv.slice(2);
+const scalabilityMode = layers === 'simulcast' ? undefined : layers;
+const room = `layers-${codec}-${layers}`;
 
 const camera = async (page) => (await receivedTracks(page)).find(({ kind }) => kind === 'video');
 
@@ -49,8 +52,8 @@ await program(async (using) => {
   const server = serverUnderTest();
   const served = using(await servePage());
   const options = { codec, scalabilityMode, width: WIDTH, height: HEIGHT };
-  await joinWithSdk(using(await launchChromium()), served.url, server, room, PUBLISHER, options);
-  const viewer = await joinWithSdk(using(await launchChromium()), served.url, server, room, 'viewer', { publish: false });
+  await joinWithSdk(using(await LAUNCH[publisherBrowser]()), served.url, server, room, PUBLISHER, options);
+  const viewer = await joinWithSdk(using(await LAUNCH[viewerBrowser]()), served.url, server, room, 'viewer', { publish: false });
   await untilReceiving(viewer, [PUBLISHER], MEDIA_START_LIMIT_MS);
   const choose = (quality) => viewer.evaluate((args) => window.setVideoQuality(...args), [PUBLISHER, quality]);
 

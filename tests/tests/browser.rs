@@ -60,6 +60,26 @@ fn a_viewer_goes_down_and_up_among_the_layers_of_one_av1_stream() {
 }
 
 #[test]
+fn firefox_goes_down_and_up_among_the_encodings_of_chromiums_vp8() {
+    Rig::start().node("browser/layers.mjs", &["vp8", "simulcast", "chromium", "firefox"], LIMIT);
+}
+
+#[test]
+fn chromium_goes_down_and_up_among_the_encodings_of_firefoxs_vp8() {
+    Rig::start().node("browser/layers.mjs", &["vp8", "simulcast", "firefox", "chromium"], LIMIT);
+}
+
+#[test]
+fn video_stops_while_nobody_watches() {
+    Rig::start().node("browser/nobody-watching.mjs", &[], LIMIT);
+}
+
+#[test]
+fn joiners_see_a_running_video() {
+    Rig::start().node("browser/first-frame.mjs", &[], LIMIT);
+}
+
+#[test]
 fn a_hundred_reliable_messages_survive_resumes_of_sender_and_receiver() {
     Rig::start().node("browser/resume.mjs", &[], LIMIT);
 }

@@ -9,12 +9,14 @@ window.__zynk = { room: undefined };
  * Joins and, unless `publish` is false, sends camera and microphone, the camera as `codec` with the layers
  * of `scalabilityMode`, and as `backupCodec` for those who do not decode that; `backupCodecPolicy` is
  * livekit-client's. With `dual` it has a connection for each direction; as `old` it is, in addition, one from
- * before calls and short data streams changed their form on the wire. With `secret` all that it sends is encrypted
+ * before calls and short data streams changed their form on the wire. With `dynacast` it stops what nobody watches; without
+ * `autoSubscribe` it receives what it asks for with `window.subscribe`. With `secret` all that it sends is encrypted
  * from end to end.
  */
-window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false, secret }) => {
+window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false, dynacast = false, autoSubscribe = true, secret }) => {
   const room = new Room({
     singlePeerConnection: !dual && !old,
+    dynacast,
     encryption: secret && (await encryption(secret)),
     publishDefaults: {
       videoCodec: codec,
@@ -37,7 +39,7 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
   room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
     received.push({ from: participant?.identity, topic, text: new TextDecoder().decode(payload) });
   });
-  await room.connect(url, token);
+  await room.connect(url, token, { autoSubscribe });
   if (publish) {
     await room.localParticipant.enableCameraAndMicrophone();
   }
@@ -87,6 +89,20 @@ window.setVideoQuality = (identity, quality) =>
     .get(identity)
     .getTrackPublication(Track.Source.Camera)
     .setVideoQuality(VideoQuality[quality]);
+
+/** Begins or stops to receive the camera of `identity`. */
+window.subscribe = (identity, subscribed) =>
+  window.__zynk.room.remoteParticipants.get(identity).getTrackPublication(Track.Source.Camera).setSubscribed(subscribed);
+
+/** Bytes of video that have been sent, headers and retransmissions included. */
+window.videoBytesSent = async () => {
+  const report = await window.__zynk.room.localParticipant.getTrackPublication(Track.Source.Camera).track.getRTCStatsReport();
+  let bytes = 0;
+  report.forEach((entry) => {
+    if (entry.type === 'outbound-rtp') bytes += entry.bytesSent + entry.headerBytesSent;
+  });
+  return bytes;
+};
 
 window.sendData = (text, options) => window.__zynk.room.localParticipant.publishData(new TextEncoder().encode(text), options);
 window.receivedData = () => received;
