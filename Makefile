@@ -40,7 +40,7 @@ setup-test: ## Install what tests and lints need, browsers and SDKs included
 test: setup-test test-rust test-doc test-web ## Install what the tests need and run all of them
 
 test-rust: web
-	cargo nextest run --workspace --locked
+	@cargo nextest run --workspace --locked && ended=0 || ended=$$?; scripts/compatibility.py || ended=1; exit $$ended
 
 test-doc:
 	cargo test --workspace --locked --doc --quiet
