@@ -440,7 +440,6 @@ impl Shard {
                     let state = ConnectionState::Connected;
                     self.emit(key, NodeEvent::ConnectionState { connection, state });
                     self.open_streams(key);
-                    self.expect_first_media_of(key);
                     self.start_all(key);
                 }
             }

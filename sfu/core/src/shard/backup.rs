@@ -122,7 +122,6 @@ impl Shard {
         let (subscriber, track) = (subscription.subscriber, subscription.track.clone());
         let Some(connection) = self.endpoints.get(subscriber.0).map(|endpoint| endpoint.id) else { return };
         self.emit(subscriber, NodeEvent::Subscribed { connection, track, backup });
-        self.expect_first_media(key);
         self.start(key);
     }
 

@@ -5,10 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EndpointKey, Shard, SubscriptionKey, deliveries::Arrived};
+use super::{EndpointKey, Shard, SubscriptionKey, TrackKey, deliveries::Arrived};
 use crate::{
-    downstream::Capacity, forwarder::Subscription, keyframe_cache::CatchUp, media::bitrate::Bitrate,
-    track::OVERHEAD_BYTES_ASSUMED,
+    downstream::Capacity,
+    endpoint::Endpoint,
+    forwarder::Subscription,
+    keyframe_cache::{CachedPacket, CatchUp},
+    media::bitrate::Bitrate,
+    track::{OVERHEAD_BYTES_ASSUMED, Track},
 };
 
 /// Older audio is not what a subscription begins with: it would take the receiver's jitter buffer for that much longer.
@@ -43,9 +47,18 @@ impl CaughtUp {
     }
 }
 
+/// A subscription that can receive its track.
+struct Beginning<'a> {
+    subscription: &'a Subscription,
+    track_key: TrackKey,
+    track: &'a Track,
+    receiver: &'a Endpoint,
+}
+
 impl Shard {
     /// A subscription can be served from now on.
     pub(super) fn start(&mut self, key: SubscriptionKey) {
+        self.expect_first_media(key);
         if let Some(subscription) = self.subscriptions.get(key.0) {
             self.allocate(subscription.subscriber);
         }
@@ -62,35 +75,32 @@ impl Shard {
     }
 
     fn last_audio_for(&self, key: SubscriptionKey) -> Option<(Arrived, EndpointKey)> {
-        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
-        let track_key = subscription.source?;
-        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
+        let Beginning { subscription, track_key, track, .. } = self.beginning(key)?;
         let (encoding, (handle, head)) =
             track.encodings.iter().enumerate().find_map(|(index, e)| Some((index, e.last_audio?)))?;
         let stored = track.encodings.get(encoding)?.store.get(handle)?;
-        let age = self.now.saturating_duration_since(stored.info.arrived);
-        let receiver = self.endpoints.get(subscription.subscriber.0)?;
-        if age > LAST_AUDIO_AGE_MAX || receiver.media.protection.is_none() {
+        if self.now.saturating_duration_since(stored.info.arrived) > LAST_AUDIO_AGE_MAX {
             return None;
         }
-        let arrived = Arrived {
-            track: track_key,
-            track_serial: track.serial,
-            kind: track.kind,
-            encoding,
-            handle,
-            head,
-            bytes: stored.payload.len() + OVERHEAD_BYTES_ASSUMED,
-            active: track.active(),
-            highest_layer: 0,
-            live_from: None,
-            protectable: track.is_protectable(&self.config),
-        };
+        let packet = CachedPacket { handle, head, bytes: stored.payload.len() + OVERHEAD_BYTES_ASSUMED };
+        let protectable = track.is_protectable(&self.config);
+        let arrived = Arrived { protectable, ..Arrived::new(track_key, track, encoding, packet) };
         Some((arrived, subscription.subscriber))
+    }
+
+    /// What a subscription receives, and where to, if it can.
+    fn beginning(&self, key: SubscriptionKey) -> Option<Beginning<'_>> {
+        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
+        let track_key = subscription.source?;
+        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
+        let receiver = self.endpoints.get(subscription.subscriber.0)?;
+        receiver.media.protection.as_ref()?;
+        Some(Beginning { subscription, track_key, track, receiver })
     }
 
     /// Starts everything that a connection receives: it has just come up.
     pub(super) fn start_all(&mut self, key: EndpointKey) {
+        self.expect_first_media_of(key);
         self.allocate(key);
         let Some(endpoint) = self.endpoints.get(key.0) else { return };
         for subscription in endpoint.order.clone() {
@@ -123,15 +133,9 @@ impl Shard {
     }
 
     fn cached(&self, key: SubscriptionKey, encoding: usize) -> Option<(Vec<Arrived>, usize, EndpointKey)> {
-        let subscription = self.subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
-        let track_key = subscription.source?;
-        let track = self.tracks.get(track_key.0).filter(|track| !track.muted)?;
-        let receiver = self.endpoints.get(subscription.subscriber.0)?;
+        let Beginning { subscription, track_key, track, receiver } = self.beginning(key)?;
         let downstream = &receiver.media.downstream;
-        if subscription.current_encoding().is_some()
-            || receiver.media.protection.is_none()
-            || downstream.is_congested()
-        {
+        if subscription.current_encoding().is_some() || downstream.is_congested() {
             return None;
         }
         let encoded = track.encodings.get(encoding)?;
@@ -147,19 +151,10 @@ impl Shard {
         if receiver.caught_up.bytes(self.now).saturating_add(bytes) > bytes_max {
             return None;
         }
-        let (active, highest_layer) = (track.active(), encoded.layers.highest(self.now));
-        let arrived = packets.iter().map(|packet| Arrived {
-            track: track_key,
-            track_serial: track.serial,
-            kind: track.kind,
-            encoding,
-            handle: packet.handle,
-            head: packet.head,
-            bytes: packet.bytes,
-            active,
-            highest_layer,
-            live_from: Some(live_from),
-            protectable: false,
+        let (highest_layer, live_from) = (encoded.layers.highest(self.now), Some(live_from));
+        let arrived = packets.iter().map(|packet| {
+            let arrived = Arrived::new(track_key, track, encoding, *packet);
+            Arrived { highest_layer, live_from, ..arrived }
         });
         Some((arrived.collect(), bytes, subscription.subscriber))
     }

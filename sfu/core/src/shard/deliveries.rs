@@ -14,9 +14,10 @@ use zynk_protocol::MediaKind;
 use super::{EndpointKey, SubscriptionKey, TrackKey};
 use crate::{
     connection::PacketHead,
+    keyframe_cache::CachedPacket,
     media::store::PacketHandle,
     red::EARLIER_HEADER_BYTES,
-    track::{ActiveEncodings, OVERHEAD_BYTES_ASSUMED},
+    track::{ActiveEncodings, OVERHEAD_BYTES_ASSUMED, Track},
 };
 
 /// Packets and deliveries for which room is kept.
@@ -45,6 +46,24 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
+    /// A packet of one of a track's encodings: of the lowest spatial layer, of now, and sent as it is, unless something else is
+    /// said of it.
+    pub(super) fn new(key: TrackKey, track: &Track, encoding: usize, packet: CachedPacket) -> Self {
+        Self {
+            track: key,
+            track_serial: track.serial,
+            kind: track.kind,
+            encoding,
+            handle: packet.handle,
+            head: packet.head,
+            bytes: packet.bytes,
+            active: track.active(),
+            highest_layer: 0,
+            live_from: None,
+            protectable: false,
+        }
+    }
+
     /// What it takes with so many earlier payloads, which are taken for as long as its own.
     pub(super) fn bytes_with(&self, earlier_payloads: u8) -> usize {
         let came_with = self.head.earlier_payloads;

@@ -99,7 +99,6 @@ impl Shard {
     /// Keeps a packet in its track's store and has it delivered to all who receive the track.
     fn queue(&mut self, key: TrackKey, index: usize, packet: &MediaPacket<'_>, highest_layer: u8) {
         let Some(track) = self.tracks.get_mut(key.0) else { return };
-        let active = track.active();
         let descriptor = packet.extensions.dependency_descriptor.unwrap_or_default();
         let Some(encoding) = track.encodings.get_mut(index) else { return };
         let info = packet_info(self.now, packet);
@@ -107,26 +106,17 @@ impl Shard {
         if let Some(targets) = packet.targets {
             encoding.targets.push(handle, targets);
         }
-        let head = packet.head();
         let bytes = packet.payload.len() + OVERHEAD_BYTES_ASSUMED;
+        let cached = CachedPacket { handle, head: packet.head(), bytes };
         match track.kind {
-            MediaKind::Audio if !packet.payload.is_empty() => encoding.last_audio = Some((handle, head)),
+            MediaKind::Audio if !packet.payload.is_empty() => {
+                encoding.last_audio = Some((handle, cached.head));
+            }
             MediaKind::Audio => {}
-            MediaKind::Video => encoding.last_video.push(self.now, CachedPacket { handle, head, bytes }),
+            MediaKind::Video => encoding.last_video.push(self.now, cached),
         }
-        let arrived = Arrived {
-            track: key,
-            track_serial: track.serial,
-            kind: track.kind,
-            encoding: index,
-            handle,
-            head,
-            bytes,
-            active,
-            highest_layer,
-            live_from: None,
-            protectable: track.is_protectable(&self.config),
-        };
+        let protectable = track.is_protectable(&self.config);
+        let arrived = Arrived { highest_layer, protectable, ..Arrived::new(key, track, index, cached) };
         let (subscriptions, endpoints) = (&self.subscriptions, &self.endpoints);
         let receivers = track.subscribers.iter().filter_map(|key| {
             let subscription = subscriptions.get(key.0).filter(|subscription| subscription.is_flowing())?;
