@@ -34,32 +34,42 @@ pub struct RecvBatch {
     arena: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
     messages: usize,
+    messages_max: usize,
 }
 
 impl RecvBatch {
     /// An empty batch.
     pub fn new() -> Self {
+        Self::with_trains(BATCH_SIZE)
+    }
+
+    /// An empty batch that takes so many trains of datagrams at once, at most 32: a socket to which one sender sends has
+    /// no use for many.
+    pub fn with_trains(trains_max: usize) -> Self {
+        let messages_max = trains_max.clamp(1, BATCH_SIZE);
         Self {
-            arena: vec![0; SLOT_BYTES * BATCH_SIZE],
+            arena: vec![0; SLOT_BYTES * messages_max],
             metas: [RecvMeta::default(); BATCH_SIZE],
             messages: 0,
+            messages_max,
         }
     }
 
-    /// Replaces the batch by what waits in the socket now, at most 32 trains of datagrams, and returns the
+    /// Replaces the batch by what waits in the socket now, as many trains of datagrams as it takes, and returns the
     /// number of datagrams. Fails with [`io::ErrorKind::WouldBlock`] when nothing waits.
     pub fn recv(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.messages = 0;
         let mut slots = self.arena.chunks_exact_mut(SLOT_BYTES);
         let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        self.messages = socket.recv(&mut buffers, &mut self.metas)?;
+        let buffers = buffers.get_mut(..self.messages_max).unwrap_or_default();
+        self.messages = socket.recv(buffers, &mut self.metas)?;
         Ok(self.datagrams().count())
     }
 
     /// Whether the last call took all that waited: there was room for more.
     pub fn is_drained(&self) -> bool {
-        self.messages < BATCH_SIZE
+        self.messages < self.messages_max
     }
 
     /// The datagrams in order of arrival. Empty ones are left out: nothing here speaks a protocol that has

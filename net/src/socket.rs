@@ -24,11 +24,14 @@ pub struct SocketOptions {
     /// Bytes of send buffer (`SO_SNDBUF`). The kernel caps it at `net.core.wmem_max` unless
     /// the process has `CAP_NET_ADMIN`.
     pub send_buffer_bytes: usize,
+    /// Whether other sockets of this process may be bound to the same address (`SO_REUSEPORT`): the kernel spreads
+    /// senders over them.
+    pub reuse_port: bool,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { recv_buffer_bytes: 4 * 1024 * 1024, send_buffer_bytes: 4 * 1024 * 1024 }
+        Self { recv_buffer_bytes: 4 * 1024 * 1024, send_buffer_bytes: 4 * 1024 * 1024, reuse_port: false }
     }
 }
 
@@ -78,6 +81,9 @@ impl UdpSocket {
         if address.is_ipv6() {
             io.set_only_v6(false).map_err(BindError::Socket)?;
         }
+        if options.reuse_port {
+            io.set_reuse_port(true).map_err(BindError::Socket)?;
+        }
         let state = UdpSocketState::new((&io).into()).map_err(BindError::Socket)?;
         enlarge_buffers(&io, options);
         io.bind(&address.into()).map_err(|source| BindError::Bind { address, source })?;
@@ -108,6 +114,19 @@ impl UdpSocket {
     /// Datagrams that one send may carry now; 1 without segmentation offload.
     pub fn segments_max(&self) -> usize {
         if self.unsegmented_until.is_some() { 1 } else { self.segments_possible }
+    }
+
+    /// Whether datagrams that are larger than the path takes are sent in pieces. They are not unless this is called;
+    /// what has no way to find out how much a path takes needs it.
+    #[cfg(target_os = "linux")]
+    pub fn set_fragmentation(&self, allowed: bool) -> io::Result<()> {
+        use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery as V4, Ipv6PathMtuDiscovery as V6};
+        let v4 = if allowed { V4::DONT } else { V4::PROBE };
+        let v6 = if allowed { V6::DONT } else { V6::PROBE };
+        match self.local_addr.is_ipv4() {
+            true => Ok(sockopt::set_ip_mtu_discover(&self.io, v4)?),
+            false => Ok(sockopt::set_ipv6_mtu_discover(&self.io, v6)?),
+        }
     }
 
     pub(crate) fn recv(
@@ -151,7 +170,7 @@ impl UdpSocket {
 /// Asks for the buffers; insists where the process may (`CAP_NET_ADMIN`, which root in most containers lacks).
 /// Too small a buffer is no reason to stay down: the caller compares and tells the operator.
 fn enlarge_buffers(io: &Socket, options: SocketOptions) {
-    let SocketOptions { recv_buffer_bytes: recv, send_buffer_bytes: send } = options;
+    let SocketOptions { recv_buffer_bytes: recv, send_buffer_bytes: send, .. } = options;
     let _ = io.set_recv_buffer_size(recv);
     let _ = io.set_send_buffer_size(send);
     #[cfg(target_os = "linux")]

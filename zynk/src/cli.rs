@@ -70,6 +70,9 @@ pub(crate) struct ServerFlags {
     /// First port for media over UDP; 0 takes free ones
     #[arg(long, value_name = "PORT")]
     pub(crate) udp_port: Option<u16>,
+    /// Port of the relay; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    pub(crate) turn_port: Option<u16>,
     /// Media worker threads
     #[arg(long, value_name = "COUNT")]
     pub(crate) workers: Option<usize>,

@@ -16,6 +16,7 @@ use zynk_service::http::HttpConfig;
 use zynk_service::telemetry::LogConfig;
 use zynk_sfu_server::SfuConfig;
 use zynk_signaling::{GuestConfig, SignalingConfig, WebhookConfig};
+use zynk_turn_server::TurnConfig;
 
 use crate::cli::{RunArguments, ServerFlags};
 
@@ -37,7 +38,8 @@ pub(crate) struct Config {
     pub(crate) bind: IpAddr,
     /// The port for HTTP and WebSocket. 0 takes a free one.
     pub(crate) port: u16,
-    /// What this process does: `sfu` moves media, `signaling` serves clients and the server API.
+    /// What this process does: `sfu` moves media, `signaling` serves clients and the server API, `turn` relays for clients
+    /// whose networks let nothing else through.
     pub(crate) roles: Vec<Role>,
     /// How roles reach each other. `local:` is within this process.
     pub(crate) bus: String,
@@ -56,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     /// Media.
     pub(crate) sfu: SfuConfig,
+    /// The relay.
+    pub(crate) turn: TurnConfig,
     /// Rooms and sessions.
     pub(crate) signaling: SignalingConfig,
     /// People without an account.
@@ -72,6 +76,8 @@ pub(crate) enum Role {
     Sfu,
     /// Serves clients and the server API.
     Signaling,
+    /// Relays for clients whose networks let nothing else through.
+    Turn,
 }
 
 impl Default for Config {
@@ -79,7 +85,7 @@ impl Default for Config {
         Self {
             bind: Ipv4Addr::LOCALHOST.into(),
             port: 7880,
-            roles: vec![Role::Sfu, Role::Signaling],
+            roles: vec![Role::Sfu, Role::Signaling, Role::Turn],
             bus: "local:".into(),
             store: "memory:".into(),
             shutdown_timeout_s: 10,
@@ -87,6 +93,7 @@ impl Default for Config {
             log: LogConfig::default(),
             http: HttpConfig::default(),
             sfu: SfuConfig::default(),
+            turn: TurnConfig::default(),
             signaling: SignalingConfig::default(),
             guests: GuestConfig::default(),
             webhooks: WebhookConfig::default(),
@@ -157,7 +164,7 @@ pub(crate) fn example(with_key: bool) -> Result<String> {
 }
 
 fn with_file(file: Option<&Path>) -> Result<Loader> {
-    let loader = Loader::new().secret("keys.*");
+    let loader = Loader::new().secret("keys.*").secret("turn.users.*");
     let Some(path) = file else { return Ok(loader) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
@@ -179,6 +186,7 @@ fn with_flags(loader: Loader, flags: &ServerFlags) -> Loader {
         ("--port", "port", flags.port.map(|port| port.to_string())),
         ("--ice-tcp-port", "sfu.ice_tcp_port", flags.ice_tcp_port.or(any).map(|port| port.to_string())),
         ("--udp-port", "sfu.udp_port_first", flags.udp_port.or(any).map(|port| port.to_string())),
+        ("--turn-port", "turn.port", flags.turn_port.or(any).map(|port| port.to_string())),
         ("--workers", "sfu.workers", flags.workers.map(|count| count.to_string())),
         ("--announce", "sfu.announce", (!announce.is_empty()).then(|| format!("[{}]", announce.join(",")))),
         ("--log-level", "log.level", flags.log_level.clone()),

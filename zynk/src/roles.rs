@@ -1,5 +1,6 @@
 //! Starts the roles of this process on the backends that the configuration names, and ends them in order:
-//! signaling first, which says goodbye to clients, then the media that those clients still use meanwhile.
+//! signaling first, which says goodbye to clients, then the media that those clients still use meanwhile, and the relay
+//! through which they may reach it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use zynk_service::http::Readiness;
 use zynk_service::shutdown::Shutdown;
 use zynk_sfu_server::{SfuHandle, SfuHealth};
 use zynk_signaling::{Directory, WebhookDispatcher};
+use zynk_turn_server::TurnHandle;
 
 use crate::config::{Config, Role};
 
@@ -26,6 +28,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Roles {
     sfu: Option<Sfu>,
     signaling: Option<Signaling>,
+    turn: Option<TurnHandle>,
 }
 
 struct Sfu {
@@ -45,20 +48,31 @@ impl Roles {
         let bus = zynk_bus::connect(&config.bus).await?;
         let has = |role| config.roles.contains(&role);
         let sfu = if has(Role::Sfu) { Some(start_sfu(config, &bus, registry, ready).await?) } else { None };
+        // It lets clients through to the media of this process.
+        let turn = match has(Role::Turn) {
+            true => Some(start_turn(config, sfu.as_ref(), registry, ready)?),
+            false => None,
+        };
         let signaling = if has(Role::Signaling) {
             Some(start_signaling(config, bus, registry, ready).await?)
         } else {
             None
         };
-        Ok(Self { sfu, signaling })
+        Ok(Self { sfu, signaling, turn })
     }
 
     /// What they serve over HTTP.
     pub(crate) fn router(&self, config: &Config) -> Router {
-        match &self.signaling {
+        let signaling = match &self.signaling {
             Some(Signaling { directory, .. }) => zynk_signaling::rtc_router(directory.clone())
                 .merge(zynk_signaling::api_router(directory.clone(), config.guests.clone())),
             None => Router::new(),
+        };
+        match &self.turn {
+            Some(turn) => {
+                signaling.merge(zynk_turn_server::router(turn.control(), Arc::new(config.key_ring())))
+            }
+            None => signaling,
         }
     }
 
@@ -77,6 +91,24 @@ impl Roles {
         self.sfu.as_ref().and_then(|sfu| sfu.handle.tcp_port())
     }
 
+    /// The relay's port, if it runs.
+    pub(crate) fn turn_port(&self) -> Option<u16> {
+        let addresses = self.turn.as_ref()?.addresses();
+        addresses.udp.first().or(addresses.tcp.first()).map(std::net::SocketAddr::port)
+    }
+
+    /// The relay's ports for TLS.
+    pub(crate) fn turn_tls_ports(&self) -> Vec<u16> {
+        let tls = self.turn.as_ref().map(|turn| turn.addresses().tls.as_slice());
+        tls.unwrap_or_default().iter().map(std::net::SocketAddr::port).collect()
+    }
+
+    /// The relay's ports for DTLS.
+    pub(crate) fn turn_dtls_ports(&self) -> Vec<u16> {
+        let dtls = self.turn.as_ref().map(|turn| turn.addresses().dtls.as_slice());
+        dtls.unwrap_or_default().iter().map(std::net::SocketAddr::port).collect()
+    }
+
     /// Ends everything: clients get a Leave, webhooks that wait are sent, media threads end. What is not
     /// over when the drain time is, is left behind.
     pub(crate) async fn drain(self, shutdown: &Shutdown) {
@@ -92,6 +124,13 @@ impl Roles {
         });
         if ended.await.is_none() {
             tracing::warn!("sessions or webhooks were cut off at the end of the drain time");
+        }
+        if let Some(turn) = self.turn {
+            // Calls with other servers go on through it, for as long as may be; those of this process are over.
+            if self.sfu.is_none() && shutdown.drained(turn.drain()).await.is_none() {
+                tracing::warn!("relayed calls were cut off at the end of the drain time");
+            }
+            turn.join().await;
         }
         if let Some(Sfu { handle, stop }) = self.sfu {
             stop.cancel();
@@ -126,6 +165,29 @@ async fn start_sfu(
         }
     });
     Ok(Sfu { handle, stop })
+}
+
+fn start_turn(
+    config: &Config,
+    sfu: Option<&Sfu>,
+    registry: &mut Registry,
+    ready: &Readiness,
+) -> Result<TurnHandle> {
+    let check = ready.check("turn");
+    let services = sfu.map(|sfu| sfu.handle.udp_addresses()).unwrap_or_default();
+    let handle = zynk_turn_server::start(&config.turn, &config.key_ring(), services, registry)
+        .context("the relay cannot start")?;
+    let health = handle.health();
+    tokio::spawn(async move {
+        loop {
+            match health.is_ready() {
+                true => check.pass(),
+                false => check.fail("a relay's worker does not respond"),
+            }
+            tokio::time::sleep(HEALTH_INTERVAL).await;
+        }
+    });
+    Ok(handle)
 }
 
 async fn start_signaling(

@@ -28,6 +28,9 @@ struct Ports {
     http: u16,
     ice_tcp: Option<u16>,
     udp: Vec<u16>,
+    turn: Option<u16>,
+    turn_tls: Vec<u16>,
+    turn_dtls: Vec<u16>,
 }
 
 /// Serves until the process is told to stop.
@@ -57,7 +60,14 @@ pub(crate) async fn run(config: Config, print_ports: bool, mode: Mode) -> Result
     }
     tracing::info!(url = %format!("http://{address}/"), version = env!("CARGO_PKG_VERSION"), "ready");
     if print_ports {
-        let ports = Ports { http: address.port(), ice_tcp: roles.ice_tcp_port(), udp: roles.udp_ports() };
+        let ports = Ports {
+            http: address.port(),
+            ice_tcp: roles.ice_tcp_port(),
+            udp: roles.udp_ports(),
+            turn: roles.turn_port(),
+            turn_tls: roles.turn_tls_ports(),
+            turn_dtls: roles.turn_dtls_ports(),
+        };
         crate::print(&(serde_json::to_string(&ports)? + "\n"))?;
     }
 

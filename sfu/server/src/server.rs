@@ -24,7 +24,7 @@ use zynk_sfu_core::{Certificate, Shard, ShardConfig, ShardError, ShardIndex, sha
 
 use crate::{
     SfuConfig,
-    addresses::{self, AddressMap},
+    addresses::AddressMap,
     config::{AudioProtection, HOLD_BACK_MS_MAX, WORKERS_MAX},
     dispatcher::{COMMANDS_MAX, CommandSender, Dispatcher},
     hold_back::HoldBack,
@@ -166,6 +166,13 @@ impl SfuHandle {
         &self.announced
     }
 
+    /// Where clients send media over UDP: every announced address with every worker's port.
+    pub fn udp_addresses(&self) -> Vec<SocketAddr> {
+        let with_ports =
+            |ip: &IpAddr| self.udp_ports.iter().map(|port| SocketAddr::new(*ip, *port)).collect::<Vec<_>>();
+        self.announced.iter().flat_map(with_ports).collect()
+    }
+
     /// For readiness probes.
     pub fn health(&self) -> SfuHealth {
         self.health.clone()
@@ -207,8 +214,11 @@ pub async fn start(
 ) -> Result<SfuHandle, SfuError> {
     let udp = bind_udp(&config)?;
     let listener = if config.ice_tcp { Some(listen(&config)?) } else { None };
-    let announced =
-        if config.announce.is_empty() { addresses::pick(config.bind) } else { config.announce.clone() };
+    let announced = if config.announce.is_empty() {
+        zynk_net::reachable_addresses(config.bind)
+    } else {
+        config.announce.clone()
+    };
     let tcp_addresses = listener.as_ref().map(|(_, bound)| AddressMap::new(announced.clone(), *bound));
     let certificate = Certificate::generate()?;
     let node = NodeId::from_random(rand::random());
@@ -273,6 +283,7 @@ fn bind_udp(config: &SfuConfig) -> Result<Vec<UdpSocket>, SfuError> {
     let options = SocketOptions {
         recv_buffer_bytes: config.udp_recv_buffer_bytes,
         send_buffer_bytes: config.udp_send_buffer_bytes,
+        reuse_port: false,
     };
     let ports = (first..=u16::MAX).take(workers).map(|port| if first == 0 { 0 } else { port });
     let mut sockets = Vec::with_capacity(workers);

@@ -209,7 +209,7 @@ pub enum Event {
         /// Which.
         connection: PeerConnectionKey,
     },
-    /// Close a client's stream: it has no right to be here any more.
+    /// Close a client's stream or DTLS association: it has no right to be here any more.
     CloseClient {
         /// Whose.
         five_tuple: FiveTuple,
@@ -223,10 +223,21 @@ pub enum Event {
         /// By whom.
         five_tuple: FiveTuple,
     },
+    /// An allocation's client came back from another address (RFC 8016).
+    Moved {
+        /// Which.
+        allocation: AllocationId,
+        /// From where it came before.
+        from: FiveTuple,
+        /// From where it comes now.
+        to: FiveTuple,
+    },
     /// An allocation ended.
     Deallocated {
         /// Which.
         allocation: AllocationId,
+        /// By whom.
+        five_tuple: FiveTuple,
         /// Why.
         reason: EndReason,
     },

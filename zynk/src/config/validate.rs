@@ -6,6 +6,7 @@ use secrecy::ExposeSecret as _;
 use zynk_service::config::{ConfigError, Loader};
 use zynk_sfu_server::SfuError;
 use zynk_signaling::{WebhookDispatcher, WebhookError};
+use zynk_turn_server::TurnError;
 
 use super::{Config, Role};
 
@@ -19,7 +20,10 @@ pub(super) fn all(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
 }
 
 fn keys(config: &Config, loader: &Loader) -> Result<(), ConfigError> {
-    if config.keys.is_empty() {
+    // A relay alone can do with what it has of its own.
+    let needs_keys =
+        config.roles != [Role::Turn] || (config.turn.auth_secrets.is_empty() && config.turn.users.is_empty());
+    if config.keys.is_empty() && needs_keys {
         let problem = "no API key: add the line that `zynk keys generate` prints to the section [keys]";
         return Err(loader.error_at("keys", problem));
     }
@@ -43,13 +47,17 @@ pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError>
     zynk_bus::check_url(&config.bus).map_err(|error| at("bus")(error.to_string()))?;
     zynk_store::check_url(&config.store).map_err(|error| at("store")(error.to_string()))?;
     config.log.check().map_err(|error| at("log.level")(error.to_string()))?;
-    let is_split = [Role::Sfu, Role::Signaling].iter().any(|role| !config.roles.contains(role));
+    let is_split = config.roles.contains(&Role::Sfu) != config.roles.contains(&Role::Signaling);
     if is_split && config.bus == "local:" {
-        return Err(loader.error_at("roles", "the bus `local:` needs all roles in one process"));
+        return Err(loader.error_at("roles", "the bus `local:` needs sfu and signaling in one process"));
     }
     config.sfu.check().map_err(|error| match error {
         SfuError::Ports { .. } => at("sfu.udp_port_first")(error.to_string()),
         error => at("sfu.workers")(error.to_string()),
+    })?;
+    config.turn.check().map_err(|error| match error {
+        TurnError::Config { key, problem } => loader.error_at(&format!("turn.{key}"), problem),
+        error => at("turn")(error.to_string()),
     })?;
     if config.signaling.room.enabled_codecs.is_empty() {
         return Err(loader.error_at("signaling.room.enabled_codecs", "at least one codec is needed"));

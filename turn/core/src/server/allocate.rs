@@ -9,7 +9,9 @@ use super::answer::{Proven, Request};
 use super::{RESERVATION_LIFETIME, RESERVATIONS_MAX, Relay, Reservation, TurnServer, User};
 use crate::allocation::{Allocation, Answered, State, Traffic};
 use crate::credentials::user_of;
-use crate::io::{AllocationId, EndReason, Event, FiveTuple, RefusalReason, RelayKey, RelayProtocol};
+use crate::io::{
+    AllocationId, EndReason, Event, FiveTuple, RefusalReason, RelayKey, RelayProtocol, Transport,
+};
 use crate::ports::Parity;
 use crate::quota::Budget;
 use crate::stun::attribute::{
@@ -431,8 +433,10 @@ impl TurnServer {
         if allocation.five_tuple != five_tuple || !allocation.is_attached {
             self.clients.remove(&allocation.five_tuple);
             self.clients.insert(five_tuple, key);
-            allocation.five_tuple = five_tuple;
+            let from = std::mem::replace(&mut allocation.five_tuple, five_tuple);
             allocation.is_attached = true;
+            let allocation = allocation.id;
+            self.events.push_back(Event::Moved { allocation, from, to: five_tuple });
         }
         allocation.answered.transaction = *message.transaction();
         let ticket = allocation.ticket.filter(|_| has_ticket);
@@ -496,15 +500,13 @@ impl TurnServer {
                 self.user_keys.remove(&user.name);
             }
         }
-        if reason == EndReason::Kicked
-            && allocation.is_attached
-            && allocation.five_tuple.transport.is_stream()
-        {
+        let is_connection = allocation.five_tuple.transport != Transport::Udp;
+        if reason == EndReason::Kicked && allocation.is_attached && is_connection {
             self.events.push_back(Event::CloseClient { five_tuple: allocation.five_tuple });
         }
         if allocation.is_open() {
-            let allocation = allocation.id;
-            self.events.push_back(Event::Deallocated { allocation, reason });
+            let (id, five_tuple) = (allocation.id, allocation.five_tuple);
+            self.events.push_back(Event::Deallocated { allocation: id, five_tuple, reason });
         }
     }
 

@@ -1,0 +1,293 @@
+//! What an operator can set.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use zynk_auth::{KeyRing, TurnSecret};
+use zynk_turn_core::{Credentials, PeerPolicy, Quotas, Rate, RelayAddress, ServerConfig};
+
+use crate::TurnError;
+
+/// Most workers of one relay.
+pub const WORKERS_MAX: u8 = 64;
+
+/// Longest realm, in bytes (RFC 8489, section 14.9, has 128 characters).
+const REALM_BYTES_MAX: usize = 127;
+
+/// Configuration of the relay.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TurnConfig {
+    /// The addresses that clients come to. `0.0.0.0` is every IPv4 address of this machine, `::` every address.
+    pub bind: Vec<IpAddr>,
+    /// The port for UDP and TCP. 0 takes a free one.
+    pub port: u16,
+    /// Whether clients may come over UDP.
+    pub udp: bool,
+    /// Whether clients may come over TCP.
+    pub tcp: bool,
+    /// Ports for TLS over TCP (`turns:` addresses): 5349, or 443, which most firewalls let through.
+    pub tls_ports: Vec<u16>,
+    /// Ports for DTLS over UDP.
+    pub dtls_ports: Vec<u16>,
+    /// The certificate chain for TLS and DTLS, in PEM. Without one, a certificate is made that no browser trusts.
+    /// It is read anew when the process gets SIGHUP.
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM. DTLS needs one for ECDSA.
+    pub private_key_file: Option<PathBuf>,
+    /// The addresses that relayed addresses are made at, at most one of each family. Empty takes the addresses that this
+    /// machine has towards others; if it has none, loopback.
+    pub relay_bind: Vec<IpAddr>,
+    /// What clients and peers are told instead of `relay_bind`: the public addresses of a 1:1 NAT in front of this
+    /// machine, at most one of each family.
+    pub announce: Vec<IpAddr>,
+    /// The first port of relayed addresses.
+    pub relay_port_first: u16,
+    /// The last port of relayed addresses.
+    pub relay_port_last: u16,
+    /// Worker threads. With more than one, TCP connections are not relayed (RFC 6062), clients cannot move to other
+    /// addresses (RFC 8016), and quotas hold for each worker.
+    pub workers: u8,
+    /// The realm of credentials. Short is good: it is in answers to addresses that may be forged.
+    pub realm: String,
+    /// Secrets of whoever makes credentials for this relay; those of coturn's `static-auth-secret` are good too. Empty
+    /// takes the secrets that follow from `keys`.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Vec<String>")]
+    pub auth_secrets: Vec<SecretString>,
+    /// Users with passwords of their own: `name = "password"`.
+    #[serde(skip_serializing)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub users: BTreeMap<String, SecretString>,
+    /// Networks that nobody may reach through the relay, besides those that are nobody's business anyway: private,
+    /// loopback, link-local and so on.
+    #[schemars(with = "Vec<String>")]
+    pub deny_peers: Vec<IpNet>,
+    /// Networks that may be reached although they are private, loopback, link-local and so on.
+    #[schemars(with = "Vec<String>")]
+    pub allow_peers: Vec<IpNet>,
+    /// How long an allocation lasts whose client does not ask for more, in seconds.
+    pub lifetime_s: u64,
+    /// How long an allocation may last without a refresh, in seconds.
+    pub lifetime_s_max: u64,
+    /// How long a nonce lasts, in seconds.
+    pub nonce_lifetime_s: u64,
+    /// Where clients are sent while this relay drains or is full; at most one of each family is used.
+    pub alternate_servers: Vec<SocketAddr>,
+    /// Limits.
+    pub limits: TurnLimits,
+}
+
+/// How much there may be. 0 means any amount, unless something else is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TurnLimits {
+    /// Allocations at a time.
+    pub allocations_max: u32,
+    /// Allocations of one user at a time. Credentials of one user name, whatever their time, are one user.
+    pub user_allocations_max: u32,
+    /// What all allocations may relay, both ways together, in kilobits a second.
+    pub kbps_max: u64,
+    /// What one user's allocations may relay, both ways together, in kilobits a second.
+    pub user_kbps_max: u64,
+    /// Packets that all allocations may relay in a second, both ways together.
+    pub packets_per_s_max: u64,
+    /// Packets that one user's allocations may relay in a second, both ways together.
+    pub user_packets_per_s_max: u64,
+    /// Answers in a second to one address that has not proven who it is, over UDP; ten seconds' worth may come at once.
+    /// What is over it is not answered: an answer is longer than a request, and the request's source may be forged.
+    pub unauthenticated_answers_per_s_max: u32,
+    /// TCP, TLS and DTLS connections of clients at a time. At least 1.
+    pub connections_max: usize,
+    /// Such connections from one IPv4 address or IPv6 /64 network. At least 1.
+    pub connections_per_source_max: usize,
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        Self {
+            bind: vec![Ipv4Addr::UNSPECIFIED.into()],
+            port: 3478,
+            udp: true,
+            tcp: true,
+            tls_ports: Vec::new(),
+            dtls_ports: Vec::new(),
+            certificate_file: None,
+            private_key_file: None,
+            relay_bind: Vec::new(),
+            announce: Vec::new(),
+            relay_port_first: 49_152,
+            relay_port_last: 65_535,
+            workers: 1,
+            realm: "zynk".into(),
+            auth_secrets: Vec::new(),
+            users: BTreeMap::new(),
+            deny_peers: Vec::new(),
+            allow_peers: Vec::new(),
+            lifetime_s: 600,
+            lifetime_s_max: 3600,
+            nonce_lifetime_s: 3600,
+            alternate_servers: Vec::new(),
+            limits: TurnLimits::default(),
+        }
+    }
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self {
+            allocations_max: 0,
+            user_allocations_max: 64,
+            kbps_max: 0,
+            user_kbps_max: 0,
+            packets_per_s_max: 0,
+            user_packets_per_s_max: 0,
+            unauthenticated_answers_per_s_max: 50,
+            connections_max: 10_000,
+            connections_per_source_max: 500,
+        }
+    }
+}
+
+impl TurnConfig {
+    /// Whether it can be done. Opens nothing.
+    pub fn check(&self) -> Result<(), TurnError> {
+        let invalid =
+            |key: &'static str, problem: &str| Err(TurnError::Config { key, problem: problem.to_owned() });
+        let one_of_each = |addresses: &[IpAddr]| {
+            [true, false].iter().all(|v4| addresses.iter().filter(|ip| ip.is_ipv4() == *v4).count() <= 1)
+        };
+        match () {
+            () if self.bind.is_empty() => invalid("bind", "at least one address is needed"),
+            () if self.workers == 0 || self.workers > WORKERS_MAX => {
+                invalid("workers", &format!("must be 1 to {WORKERS_MAX}"))
+            }
+            () if !self.udp && !self.tcp && self.tls_ports.is_empty() && self.dtls_ports.is_empty() => {
+                invalid("udp", "clients have no way in: UDP, TCP, TLS and DTLS are all off")
+            }
+            () if self.port == 0 && self.workers > 1 => {
+                invalid("port", "several workers need a port, not any free one")
+            }
+            () if self.certificate_file.is_some() != self.private_key_file.is_some() => {
+                invalid("certificate_file", "a certificate and its private key go together")
+            }
+            () if !one_of_each(&self.relay_bind) => {
+                invalid("relay_bind", "at most one address of each family is used")
+            }
+            () if self.relay_bind.iter().any(|ip| ip.is_unspecified() || ip.is_multicast()) => {
+                invalid("relay_bind", "must be an address of this machine, not all of them")
+            }
+            () if !one_of_each(&self.announce) => {
+                invalid("announce", "at most one address of each family is used")
+            }
+            () if self.relay_port_first < 1024
+                || self.relay_port_last.saturating_sub(self.relay_port_first) < 2 =>
+            {
+                invalid("relay_port_first", "relayed addresses need a range of ports from 1024 on")
+            }
+            () if self.realm.is_empty()
+                || self.realm.len() > REALM_BYTES_MAX
+                || self.realm.contains(['"', '\\']) =>
+            {
+                invalid("realm", "must have 1 to 127 bytes and no quotes")
+            }
+            () if self.lifetime_s == 0 || self.lifetime_s_max < self.lifetime_s => {
+                invalid("lifetime_s", "must be at least 1 and at most lifetime_s_max")
+            }
+            () if self.nonce_lifetime_s < 60 => invalid("nonce_lifetime_s", "must be at least 60"),
+            () if self.limits.connections_max == 0 || self.limits.connections_per_source_max == 0 => {
+                invalid("limits.connections_max", "must be at least 1")
+            }
+            () if self.auth_secrets.iter().any(|secret| secret.expose_secret().is_empty()) => {
+                invalid("auth_secrets", "a secret must not be empty")
+            }
+            () => Ok(()),
+        }
+    }
+
+    /// Who may use the relay: whoever has credentials of a secret, or a password.
+    pub fn credentials(&self, keys: &KeyRing) -> Credentials {
+        let secrets = match self.auth_secrets.is_empty() {
+            true => keys.turn_secrets(),
+            false => self.auth_secrets.iter().map(|secret| TurnSecret::new(secret.clone())).collect(),
+        };
+        Credentials::new(self.users.clone(), secrets)
+    }
+
+    /// The addresses of relays, with what others are told.
+    pub(crate) fn relay_addresses(&self) -> Vec<RelayAddress> {
+        let mut binds = self.relay_bind.clone();
+        if binds.is_empty() {
+            for bind in &self.bind {
+                // The last is the one towards others, if there is one.
+                let reachable = zynk_net::reachable_addresses(*bind);
+                for v4 in [true, false] {
+                    let known = binds.iter().any(|ip| ip.is_ipv4() == v4);
+                    if let Some(ip) = reachable.iter().rfind(|ip| ip.is_ipv4() == v4)
+                        && !known
+                    {
+                        binds.push(*ip);
+                    }
+                }
+            }
+        }
+        let announced =
+            |bind: &IpAddr| self.announce.iter().find(|ip| ip.is_ipv4() == bind.is_ipv4()).copied();
+        binds
+            .iter()
+            .map(|bind| RelayAddress { bind: *bind, announce: announced(bind).unwrap_or(*bind) })
+            .collect()
+    }
+
+    /// What the core is told. `services` are addresses of this machine that clients may reach.
+    pub(crate) fn server(
+        &self,
+        credentials: Credentials,
+        services: &[SocketAddr],
+        nonce_key: [u8; 32],
+        worker: u8,
+    ) -> ServerConfig {
+        let some = |limit: u64| (limit > 0).then_some(limit);
+        let some_u32 = |limit: u32| (limit > 0).then_some(limit);
+        let limits = &self.limits;
+        let rate = |kbps: u64, packets: u64| Rate { bytes: some(kbps * 1000 / 8), packets: some(packets) };
+        let relay_addresses = self.relay_addresses();
+        let mut own = zynk_net::interface_addresses();
+        own.extend(relay_addresses.iter().flat_map(|address| [address.bind, address.announce]));
+        ServerConfig {
+            realm: self.realm.clone(),
+            credentials,
+            nonce_key,
+            nonce_life: Duration::from_secs(self.nonce_lifetime_s),
+            peers: PeerPolicy {
+                deny: self.deny_peers.clone(),
+                allow: self.allow_peers.clone(),
+                own,
+                services: services.to_vec(),
+            },
+            relay_addresses,
+            port_first: self.relay_port_first,
+            port_last: self.relay_port_last,
+            worker,
+            workers: self.workers,
+            lifetime: Duration::from_secs(self.lifetime_s),
+            lifetime_max: Duration::from_secs(self.lifetime_s_max),
+            quotas: Quotas {
+                allocations: some_u32(limits.allocations_max),
+                user_allocations: some_u32(limits.user_allocations_max),
+                rate: rate(limits.kbps_max, limits.packets_per_s_max),
+                user_rate: rate(limits.user_kbps_max, limits.user_packets_per_s_max),
+                unauthenticated_answers: some_u32(limits.unauthenticated_answers_per_s_max),
+            },
+            alternate_servers: self.alternate_servers.clone(),
+            tcp_relays: self.workers == 1,
+            mobility: self.workers == 1,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Clients over DTLS.
+//!
+//! Until a client has finished its handshake, its address may be forged: such states are few, and the oldest makes room
+//! for the newest. (The library keeps a state for the exchange of cookies, which could do without.)
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use zynk_turn_core::{FiveTuple, Transport};
+
+/// Clients that have not finished their handshakes. When there are more, the oldest is forgotten.
+const HANDSHAKES_MAX: usize = 256;
+
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may be silent. Clients refresh their permissions every five minutes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Bytes of one record at most: what a datagram holds.
+const RECORD_BYTES_MAX: usize = 65_535;
+
+/// All DTLS clients of one worker.
+pub(crate) struct DtlsClients {
+    config: Arc<dimpl::Config>,
+    certificate: Option<dimpl::DtlsCertificate>,
+    clients: FxHashMap<FiveTuple, Client>,
+    /// Clients in handshakes, in the order of coming; some may have finished or gone.
+    handshakes: VecDeque<FiveTuple>,
+    clients_max: usize,
+    buffer: Vec<u8>,
+    closed: Vec<FiveTuple>,
+}
+
+struct Client {
+    dtls: dimpl::Dtls,
+    is_connected: bool,
+    came_at: Instant,
+    heard_at: Instant,
+    deadline: Option<Instant>,
+}
+
+impl DtlsClients {
+    pub(crate) fn new(
+        certificate: Option<dimpl::DtlsCertificate>,
+        clients_max: usize,
+    ) -> Result<Self, dimpl::Error> {
+        let config = dimpl::Config::builder()
+            .require_client_certificate(false)
+            .use_server_cookie(true)
+            .handshake_timeout(HANDSHAKE_TIMEOUT)
+            .build()?;
+        Ok(Self {
+            config: Arc::new(config),
+            certificate,
+            clients: FxHashMap::default(),
+            handshakes: VecDeque::new(),
+            clients_max,
+            buffer: vec![0; RECORD_BYTES_MAX],
+            closed: Vec::new(),
+        })
+    }
+
+    pub(crate) fn set_certificate(&mut self, certificate: Option<dimpl::DtlsCertificate>) {
+        self.certificate = certificate;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Takes a datagram of a client. `send` sends records, `on_data` gets messages.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        mut send: impl FnMut(FiveTuple, &[u8]),
+        mut on_data: impl FnMut(FiveTuple, &[u8]),
+    ) {
+        if !self.clients.contains_key(&five_tuple) && !self.admit(now, five_tuple, datagram) {
+            return;
+        }
+        let Some(client) = self.clients.get_mut(&five_tuple) else { return };
+        client.heard_at = now;
+        let result = client.dtls.handle_packet(datagram);
+        let ended = client.drain(five_tuple, &mut self.buffer, &mut send, &mut on_data);
+        if result.is_err() || ended {
+            self.remove(&five_tuple);
+        }
+    }
+
+    /// Begins a handshake, if it is one that somebody begins.
+    fn admit(&mut self, now: Instant, five_tuple: FiveTuple, datagram: &[u8]) -> bool {
+        // A record of a handshake in epoch 0 whose message is ClientHello (RFC 6347, section 4.1, 4.2.2).
+        let is_hello = matches!(datagram, [22, 0xfe, _, 0, 0, _, _, _, _, _, _, _, _, 1, ..]);
+        let Some(certificate) = self.certificate.clone().filter(|_| is_hello) else { return false };
+        if self.clients.len() >= self.clients_max {
+            return false;
+        }
+        self.handshakes.retain(|known| self.clients.get(known).is_some_and(|client| !client.is_connected));
+        if self.handshakes.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.handshakes.pop_front()
+        {
+            self.clients.remove(&oldest);
+        }
+        let mut dtls = dimpl::Dtls::new_12(self.config.clone(), certificate, now);
+        if dtls.handle_timeout(now).is_err() {
+            return false;
+        }
+        self.handshakes.push_back(five_tuple);
+        let client = Client { dtls, is_connected: false, came_at: now, heard_at: now, deadline: None };
+        self.clients.insert(five_tuple, client);
+        true
+    }
+
+    /// Sends a message to a client.
+    pub(crate) fn send(
+        &mut self,
+        five_tuple: FiveTuple,
+        message: &[u8],
+        mut send: impl FnMut(FiveTuple, &[u8]),
+    ) {
+        let Some(client) = self.clients.get_mut(&five_tuple) else { return };
+        let result = client.dtls.send_application_data(message);
+        let ended = client.drain(five_tuple, &mut self.buffer, &mut send, &mut |_, _| {});
+        if result.is_err() || ended {
+            self.remove(&five_tuple);
+        }
+    }
+
+    /// Lets retransmissions happen, and ends what is over.
+    pub(crate) fn on_time(&mut self, now: Instant, mut send: impl FnMut(FiveTuple, &[u8])) {
+        let mut over = Vec::new();
+        for (five_tuple, client) in &mut self.clients {
+            let silent = now.saturating_duration_since(client.heard_at) >= IDLE_TIMEOUT;
+            let slow =
+                !client.is_connected && now.saturating_duration_since(client.came_at) >= HANDSHAKE_TIMEOUT;
+            let failed = client.deadline.is_some_and(|deadline| deadline <= now)
+                && (client.dtls.handle_timeout(now).is_err()
+                    || client.drain(*five_tuple, &mut self.buffer, &mut send, &mut |_, _| {}));
+            if silent || slow || failed {
+                over.push(*five_tuple);
+            }
+        }
+        over.iter().for_each(|five_tuple| self.remove(five_tuple));
+    }
+
+    /// Says goodbye to a client.
+    pub(crate) fn close(&mut self, five_tuple: FiveTuple, mut send: impl FnMut(FiveTuple, &[u8])) {
+        if let Some(client) = self.clients.get_mut(&five_tuple) {
+            let _ = client.dtls.close();
+            client.drain(five_tuple, &mut self.buffer, &mut send, &mut |_, _| {});
+            self.remove(&five_tuple);
+        }
+    }
+
+    /// When [`DtlsClients::on_time`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.handshakes.iter().filter_map(|known| self.clients.get(known)?.deadline).min()
+    }
+
+    /// A client that has gone, once each.
+    pub(crate) fn next_closed(&mut self) -> Option<FiveTuple> {
+        self.closed.pop()
+    }
+
+    fn remove(&mut self, five_tuple: &FiveTuple) {
+        if self.clients.remove(five_tuple).is_some_and(|client| client.is_connected) {
+            self.closed.push(*five_tuple);
+        }
+    }
+}
+
+impl Client {
+    /// Takes all that there is to send and to say. Returns whether the client has gone.
+    fn drain(
+        &mut self,
+        five_tuple: FiveTuple,
+        buffer: &mut Vec<u8>,
+        send: &mut impl FnMut(FiveTuple, &[u8]),
+        on_data: &mut impl FnMut(FiveTuple, &[u8]),
+    ) -> bool {
+        debug_assert_eq!(five_tuple.transport, Transport::Dtls);
+        loop {
+            match self.dtls.poll_output(buffer) {
+                dimpl::Output::Packet(record) => send(five_tuple, record),
+                dimpl::Output::BufferTooSmall { needed } => buffer.resize(needed, 0),
+                dimpl::Output::Connected => self.is_connected = true,
+                dimpl::Output::ApplicationData(data) => on_data(five_tuple, data),
+                dimpl::Output::CloseNotify => return true,
+                dimpl::Output::Timeout(deadline) => {
+                    self.deadline = Some(deadline);
+                    return false;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Shows how many there are.
+impl std::fmt::Debug for DtlsClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DtlsClients").field("clients", &self.clients.len()).finish_non_exhaustive()
+    }
+}
+
+/// An address without its port, as limits count it: a network of IPv6 is one customer's.
+pub(crate) fn source_key(address: SocketAddr) -> std::net::IpAddr {
+    match address.ip().to_canonical() {
+        std::net::IpAddr::V6(ip) => std::net::Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into(),
+        ip => ip,
+    }
+}

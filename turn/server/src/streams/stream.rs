@@ -1,0 +1,223 @@
+//! One client's stream.
+
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use zynk_turn_core::{FiveTuple, Frame, PeerConnectionKey};
+
+/// Bytes handed to TLS at once: one record.
+const TLS_CHUNK_BYTES: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    tls: Option<Box<rustls::ServerConnection>>,
+    pub(super) five_tuple: FiveTuple,
+    /// Tells streams apart that had the same place.
+    pub(super) serial: u64,
+    /// Bytes that are not a whole frame yet.
+    inbound: Vec<u8>,
+    /// Bytes to be sent, of which the first `sent` have left.
+    outbound: Vec<u8>,
+    sent: usize,
+    pub(super) opened_at: Instant,
+    /// Whether a whole message came.
+    pub(super) has_spoken: bool,
+    /// Whether an allocation hangs on it.
+    pub(super) is_proven: bool,
+    pub(super) stuck_since: Option<Instant>,
+    /// The peer's connection that it is one with.
+    pub(super) peer: Option<PeerConnectionKey>,
+    /// To be closed when all has left.
+    pub(super) is_closing: bool,
+    /// There is more to read, but the peer does not take it.
+    pub(super) is_held: bool,
+    pub(super) is_readable: bool,
+    pub(super) is_dirty: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// There may be more.
+    More,
+    Drained,
+    Closed,
+    /// No TLS.
+    Invalid,
+}
+
+impl Stream {
+    pub(super) fn new(
+        socket: TcpStream,
+        tls: Option<rustls::ServerConnection>,
+        five_tuple: FiveTuple,
+        serial: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            socket,
+            tls: tls.map(Box::new),
+            five_tuple,
+            serial,
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            sent: 0,
+            opened_at: now,
+            has_spoken: false,
+            is_proven: false,
+            stuck_since: None,
+            peer: None,
+            is_closing: false,
+            is_held: false,
+            is_readable: false,
+            is_dirty: false,
+        }
+    }
+
+    /// Reads at most about `bytes_max` bytes into the buffer of what came.
+    pub(super) fn read(&mut self, chunk: &mut [u8], bytes_max: usize) -> ReadOutcome {
+        let mut total = 0;
+        while total < bytes_max {
+            let result = match &mut self.tls {
+                None => self.socket.read(chunk),
+                Some(tls) => match tls.read_tls(&mut self.socket) {
+                    Ok(0) => Ok(0),
+                    Ok(count) => {
+                        if tls.process_new_packets().is_err() {
+                            // The alert says why.
+                            let _ = tls.write_tls(&mut self.socket);
+                            return ReadOutcome::Invalid;
+                        }
+                        total += count;
+                        loop {
+                            match tls.reader().read(chunk) {
+                                Ok(0) => return ReadOutcome::Closed,
+                                Ok(count) => {
+                                    self.inbound.extend_from_slice(chunk.get(..count).unwrap_or_default())
+                                }
+                                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                                Err(_) => return ReadOutcome::Closed,
+                            }
+                        }
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            match result {
+                Ok(0) => return ReadOutcome::Closed,
+                Ok(count) => {
+                    total += count;
+                    self.inbound.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                    // A short read took all that there was.
+                    if count < chunk.len() {
+                        return ReadOutcome::Drained;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadOutcome::Drained,
+                Err(_) => return ReadOutcome::Closed,
+            }
+        }
+        ReadOutcome::More
+    }
+
+    /// Hands out whole frames. False if what comes is none.
+    pub(super) fn take_frames(&mut self, mut on_frame: impl FnMut(&[u8])) -> bool {
+        let mut at = 0;
+        let understood = loop {
+            let rest = self.inbound.get(at..).unwrap_or_default();
+            match super::frame_of(rest) {
+                Frame::Complete(bytes) => {
+                    self.has_spoken = true;
+                    on_frame(rest.get(..bytes).unwrap_or_default());
+                    at += bytes;
+                }
+                Frame::Incomplete => break true,
+                Frame::Invalid => break false,
+            }
+        };
+        self.inbound.drain(..at);
+        if self.inbound.is_empty() && self.inbound.capacity() > 64 * 1024 {
+            self.inbound = Vec::new();
+        }
+        understood
+    }
+
+    /// What came and was no frame: the peer's, once both are one.
+    pub(super) fn take_inbound(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.inbound)
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.outbound.extend_from_slice(bytes);
+    }
+
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.outbound.len() - self.sent
+    }
+
+    /// Writes as much as the socket takes.
+    pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
+        let before = self.waiting();
+        let result = match &mut self.tls {
+            None => write_out(&mut self.socket, &self.outbound, &mut self.sent),
+            Some(tls) => write_tls(tls, &mut self.socket, &self.outbound, &mut self.sent),
+        };
+        if self.sent == self.outbound.len() {
+            self.outbound.clear();
+            self.sent = 0;
+            if self.outbound.capacity() > 64 * 1024 {
+                self.outbound = Vec::new();
+            }
+        } else if self.sent > 64 * 1024 {
+            self.outbound.drain(..self.sent);
+            self.sent = 0;
+        }
+        let is_stuck = self.waiting() > 0 && self.waiting() == before;
+        self.stuck_since = if is_stuck { self.stuck_since.or(Some(now)) } else { None };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Writes until all has left, or the socket is full.
+pub(super) fn write_out(socket: &mut TcpStream, bytes: &[u8], sent: &mut usize) -> io::Result<()> {
+    while let Some(rest) = bytes.get(*sent..).filter(|rest| !rest.is_empty()) {
+        match socket.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => *sent += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn write_tls(
+    tls: &mut rustls::ServerConnection,
+    socket: &mut TcpStream,
+    bytes: &[u8],
+    sent: &mut usize,
+) -> io::Result<()> {
+    loop {
+        // One record at a time: what TLS holds waits outside of our bounds.
+        while tls.wants_write() {
+            match tls.write_tls(socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let rest = bytes.get(*sent..).unwrap_or_default();
+        if rest.is_empty() || tls.is_handshaking() {
+            return Ok(());
+        }
+        let chunk = rest.get(..rest.len().min(TLS_CHUNK_BYTES)).unwrap_or_default();
+        *sent += tls.writer().write(chunk)?;
+    }
+}
