@@ -6,12 +6,18 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::TurnServer;
-use super::answer::Request;
+use super::answer::{Request, UNDERSTOOD};
 use crate::channel_data::{channel_header, parse_channel_data};
 use crate::io::{FiveTuple, RelayKey, RelayProtocol};
 use crate::outbox::Route;
 use crate::stun::attribute::{DATA, DONT_FRAGMENT, XOR_PEER_ADDRESS};
 use crate::stun::{Class, Message, Method, Writer};
+
+/// The most data that a Data indication carries beside a peer's IPv6 address. No datagram over IPv4 has much more.
+const INDICATION_DATA_BYTES_MAX: usize = 65_504;
+
+/// The most data that a ChannelData message carries.
+const CHANNEL_DATA_BYTES_MAX: usize = 65_535;
 
 impl TurnServer {
     pub(super) fn handle_client(&mut self, now: Instant, five_tuple: FiveTuple, payload: &[u8]) {
@@ -63,8 +69,10 @@ impl TurnServer {
     /// RFC 8656, section 11.2. Indications are not signed: what counts is the permission.
     fn handle_send(&mut self, request: &Request<'_>) {
         let Request { message, five_tuple, now } = *request;
-        let (Some(peer), Some(data)) = (message.xor_address(XOR_PEER_ADDRESS), message.attribute(DATA))
-        else {
+        // What cannot be understood is not to be acted on (RFC 8489, section 6.3.2).
+        let is_understood = message.unknown(&UNDERSTOOD).next().is_none();
+        let peer = message.xor_address(XOR_PEER_ADDRESS).filter(|peer| is_understood && peer.port() != 0);
+        let (Some(peer), Some(data)) = (peer, message.attribute(DATA)) else {
             return self.stats.malformed += 1;
         };
         let Some(key) = self.clients.get(&five_tuple).copied() else {
@@ -127,6 +135,10 @@ impl TurnServer {
         let Some(allocation) = self.allocations.get_mut(key) else { return };
         if !allocation.is_attached || !allocation.is_open() {
             return self.stats.without_allocation += 1;
+        }
+        let most = if channel.is_some() { CHANNEL_DATA_BYTES_MAX } else { INDICATION_DATA_BYTES_MAX };
+        if data.len() > most {
+            return self.stats.oversized += 1;
         }
         let user = self.users.get_mut(allocation.user);
         if user.is_some_and(|user| !user.budget.take(data.len(), now)) || !self.budget.take(data.len(), now) {
