@@ -89,6 +89,12 @@ impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
         self.next >= self.runs.len()
     }
+
+    /// Bytes and runs that there is room for.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.arena.capacity() + self.runs.capacity()
+    }
 }
 
 #[cfg(test)]

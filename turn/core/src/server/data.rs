@@ -10,6 +10,7 @@ use super::answer::{Request, UNDERSTOOD};
 use crate::channel_data::{channel_header, parse_channel_data};
 use crate::io::{FiveTuple, RelayKey, RelayProtocol};
 use crate::outbox::Route;
+use crate::quota::Budget;
 use crate::stun::attribute::{DATA, DONT_FRAGMENT, XOR_PEER_ADDRESS};
 use crate::stun::{Class, Message, Method, Writer};
 
@@ -63,7 +64,7 @@ impl TurnServer {
         let Some(channel) = channel.filter(|channel| channel.is_usable(now)).copied() else {
             return self.stats.without_permission += 1;
         };
-        self.to_peer(now, key, channel.peer, channel.ports_only, data, false);
+        self.relay_to_peer(now, key, channel.peer, channel.ports_only, data, false);
     }
 
     /// RFC 8656, section 11.2. Indications are not signed: what counts is the permission.
@@ -82,10 +83,10 @@ impl TurnServer {
         let permission =
             self.allocations.get(key).and_then(|allocation| allocation.permission(peer.ip(), now)).copied();
         let Some(permission) = permission else { return self.stats.without_permission += 1 };
-        self.to_peer(now, key, peer, permission.ports_only, data, message.has(DONT_FRAGMENT));
+        self.relay_to_peer(now, key, peer, permission.ports_only, data, message.has(DONT_FRAGMENT));
     }
 
-    fn to_peer(
+    fn relay_to_peer(
         &mut self,
         now: Instant,
         key: usize,
@@ -102,8 +103,8 @@ impl TurnServer {
         if allocation.protocol != RelayProtocol::Udp || !allocation.is_open() {
             return self.stats.without_permission += 1;
         }
-        let user = self.users.get_mut(allocation.user);
-        if user.is_some_and(|user| !user.budget.take(data.len(), now)) || !self.budget.take(data.len(), now) {
+        let user = self.users.get_mut(allocation.user).map(|user| &mut user.budget);
+        if !Budget::take_both(user, &mut self.budget, data.len(), now) {
             return self.stats.over_quota += 1;
         }
         allocation.traffic.to_peers_packets += 1;
@@ -140,8 +141,8 @@ impl TurnServer {
         if data.len() > most {
             return self.stats.oversized += 1;
         }
-        let user = self.users.get_mut(allocation.user);
-        if user.is_some_and(|user| !user.budget.take(data.len(), now)) || !self.budget.take(data.len(), now) {
+        let user = self.users.get_mut(allocation.user).map(|user| &mut user.budget);
+        if !Budget::take_both(user, &mut self.budget, data.len(), now) {
             return self.stats.over_quota += 1;
         }
         allocation.traffic.to_client_packets += 1;

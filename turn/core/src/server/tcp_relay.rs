@@ -93,12 +93,11 @@ impl PeerConnections {
         if let ConnectionState::Spliced { five_tuple } = state {
             self.spliced.insert(five_tuple, key);
         }
-        self.waiting.extend(state.until().map(|until| (until, key)));
-        let last = std::mem::replace(&mut connection.state, state);
-        if let Some(until) = last.until() {
+        if let Some(until) = connection.state.until() {
             self.waiting.remove(&(until, key));
         }
-        Some(last)
+        self.waiting.extend(state.until().map(|until| (until, key)));
+        Some(std::mem::replace(&mut connection.state, state))
     }
 
     fn remove(&mut self, key: PeerConnectionKey) -> Option<PeerConnection> {
@@ -371,5 +370,18 @@ impl PeerConnections {
             self.by_key.iter().filter_map(|(key, known)| Some((known.state.until()?, *key))).collect();
         assert_eq!(self.waiting, waiting, "times of connections");
         self.by_allocation.keys().copied()
+    }
+}
+
+#[cfg(test)]
+impl PeerConnections {
+    /// The connections' numbers, as their clients are told.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// Makes the next key that is drawn the one after this.
+    pub(super) fn set_drawn(&mut self, drawn: u32) {
+        self.drawn = drawn;
     }
 }
