@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::channel_data::ChannelNumber;
 use crate::io::{AllocationId, FiveTuple, RelayKey, RelayProtocol};
-use crate::stun::{AddressFamily, IntegrityKey, IntegrityKind, TransactionId};
+use crate::stun::{AddressFamily, ErrorCode, IntegrityKey, IntegrityKind, TransactionId};
 
 /// How long a permission lasts (RFC 8656, section 9).
 pub(crate) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
@@ -77,8 +77,8 @@ pub(crate) struct Allocation {
     pub(crate) state: State,
     pub(crate) answered: Answered,
     pub(crate) relays: [Option<RelayKey>; 2],
-    /// The family that was asked for besides, and was not to be had.
-    pub(crate) missing_family: Option<AddressFamily>,
+    /// The one of two families that was not to be had, and why.
+    pub(crate) missing_family: Option<(AddressFamily, ErrorCode)>,
     pub(crate) reservation: Option<[u8; 8]>,
     pub(crate) ticket: Option<[u8; 16]>,
     pub(crate) created_at: Instant,
@@ -150,10 +150,18 @@ impl Allocation {
         self.permissions.iter().find(|permission| permission.ip == ip && now < permission.expires_at)
     }
 
-    /// Takes back what a new policy does not allow any more.
-    pub(crate) fn revoke(&mut self, denied: impl Fn(IpAddr) -> bool) {
-        self.permissions.retain(|permission| !denied(permission.ip));
-        self.channels.retain(|channel| !denied(channel.peer.ip()));
+    /// Brings permissions and channels in line with a new policy: `verdict` says of an address whether only some ports
+    /// count there, and none if it is denied.
+    pub(crate) fn review(&mut self, verdict: impl Fn(IpAddr) -> Option<bool>) {
+        let hold = |ip, ports_only: &mut bool| verdict(ip).inspect(|new| *ports_only = *new).is_some();
+        self.permissions.retain_mut(|permission| hold(permission.ip, &mut permission.ports_only));
+        self.channels.retain_mut(|channel| hold(channel.peer.ip(), &mut channel.ports_only));
+    }
+
+    /// Forgets all peers of a family, whose relayed address is given back (RFC 8656, section 8.1).
+    pub(crate) fn forget_family(&mut self, family: AddressFamily) {
+        self.permissions.retain(|permission| AddressFamily::of(permission.ip) != family);
+        self.channels.retain(|channel| AddressFamily::of(channel.peer.ip()) != family);
     }
 
     /// Binds a channel to a peer, or binds it for longer, and allows the peer's address.
@@ -193,5 +201,25 @@ impl Allocation {
     /// The channel that is bound to a peer.
     pub(crate) fn channel_to(&self, peer: SocketAddr) -> Option<&Channel> {
         self.channels.iter().find(|channel| channel.peer == peer)
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Allocation {
+    /// Panics if there is more of something than there may be, or one thing twice.
+    pub(crate) fn check_invariants(&self) {
+        assert!(self.permissions.len() <= PERMISSIONS_MAX && self.channels.len() <= CHANNELS_MAX);
+        let ips: std::collections::BTreeSet<_> = self.permissions.iter().map(|known| known.ip).collect();
+        assert_eq!(ips.len(), self.permissions.len(), "an address twice");
+        let numbers: std::collections::BTreeSet<_> =
+            self.channels.iter().map(|known| known.number.get()).collect();
+        assert_eq!(numbers.len(), self.channels.len(), "a channel twice");
+        let peers: std::collections::BTreeSet<_> = self.channels.iter().map(|known| known.peer).collect();
+        assert_eq!(peers.len(), self.channels.len(), "a peer twice");
+        for channel in self.channels.iter() {
+            let permission = self.permissions.iter().find(|known| known.ip == channel.peer.ip());
+            let until = permission.map(|known| known.expires_at);
+            assert!(until.is_none_or(|until| until == channel.permitted_until), "{channel:?}");
+        }
     }
 }

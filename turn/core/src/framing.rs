@@ -69,10 +69,12 @@ mod tests {
     #[test]
     fn other_protocols_are_found_out() {
         for bytes in
-            [&b"GET / HTTP/1.1"[..], &[0x16, 3, 1, 2, 0, 1], &[0x80; 40], b"\0\x01\0\x03", b"\0\x01\0\x04!!"]
+            [&b"POST / HTTP/1.1"[..], &[0x16, 3, 1, 2, 0, 1], &[0x80; 40], b"\0\x01\0\x03", b"\0\x01\0\x04!!"]
         {
             assert_eq!(next_frame(bytes), Frame::Invalid, "{bytes:?}");
         }
         assert_eq!(next_frame(b"P"), Frame::Invalid, "the first byte is enough");
+        // These could be 21,536 bytes on channel 0x4745.
+        assert_eq!(next_frame(b"GET / HTTP/1.1"), Frame::Incomplete);
     }
 }

@@ -145,7 +145,8 @@ pub enum Output<'a> {
         five_tuple: FiveTuple,
         /// Datagrams one after the other; over a stream, whole frames.
         payload: &'a [u8],
-        /// Bytes of each datagram but the last, which may be shorter. Means nothing over a stream.
+        /// Bytes of each datagram but the last, which may be shorter; 0 for one empty datagram. Means nothing over a
+        /// stream.
         segment_bytes: usize,
         /// Whether it is a response or indication that must not be lost before data is.
         is_control: bool,
@@ -158,7 +159,7 @@ pub enum Output<'a> {
         peer: SocketAddr,
         /// Datagrams one after the other.
         payload: &'a [u8],
-        /// Bytes of each datagram but the last, which may be shorter.
+        /// Bytes of each datagram but the last, which may be shorter; 0 for one empty datagram.
         segment_bytes: usize,
         /// Whether the client asked for datagrams that are rather lost than sent in pieces (RFC 8656, section 15).
         dont_fragment: bool,

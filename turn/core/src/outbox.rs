@@ -61,7 +61,8 @@ impl Outbox {
             && run.route == route
             && run.end == start
             && !run.is_closed
-            && bytes <= run.segment_bytes
+            // Segmentation has no way to say that an empty datagram follows.
+            && (1..=run.segment_bytes).contains(&bytes)
             && run.segments < SEGMENTS_MAX
             && end - run.start <= RUN_BYTES_MAX
         {
@@ -87,6 +88,12 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.next >= self.runs.len()
+    }
+
+    /// Bytes and runs that there is room for.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.arena.capacity() + self.runs.capacity()
     }
 }
 
@@ -115,6 +122,15 @@ mod tests {
         outbox.push(peer(2), &[&[0; 60], &[0; 40]]);
         assert_eq!(runs(&mut outbox), [(240, 100), (40, 40), (100, 100), (100, 100)]);
         assert!(outbox.is_empty() && outbox.arena.is_empty());
+    }
+
+    #[test]
+    fn empty_datagrams_are_sent_alone() {
+        let mut outbox = Outbox::default();
+        for bytes in [0, 0, 100, 0, 100] {
+            outbox.push(peer(1), &[&vec![0; bytes]]);
+        }
+        assert_eq!(runs(&mut outbox), [(0, 0), (0, 0), (100, 100), (0, 0), (100, 100)]);
     }
 
     #[test]

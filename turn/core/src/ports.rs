@@ -75,6 +75,12 @@ impl Ports {
         }
     }
 
+    /// How many ports are taken.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn taken(&self) -> usize {
+        self.used.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     fn is_used(&self, at: u32) -> bool {
         // What is out of range is nobody's to take.
         self.used.get(at as usize / 64).is_none_or(|word| word >> (at % 64) & 1 == 1)

@@ -39,26 +39,41 @@ impl Budget {
         Self { bytes: bucket(rate.bytes), packets: bucket(rate.packets) }
     }
 
+    /// Whether a packet may go by both a user's budget and that of all; if so, it is counted in both.
+    pub(crate) fn take_both(user: Option<&mut Self>, all: &mut Self, bytes: usize, now: Instant) -> bool {
+        let Some(user) = user else { return all.take(bytes, now) };
+        let may = user.has(bytes, now) && all.take(bytes, now);
+        if may {
+            user.spend(bytes);
+        }
+        may
+    }
+
     /// Whether a packet may go; if so, it is counted.
     pub(crate) fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        if self.bytes.is_none() && self.packets.is_none() {
-            return true;
+        let may = self.has(bytes, now);
+        if may {
+            self.spend(bytes);
         }
-        let mut wanted = [(self.bytes.as_mut(), bytes as f64), (self.packets.as_mut(), 1.0)];
-        for (bucket, _) in &mut wanted {
-            if let Some(bucket) = bucket {
+        may
+    }
+
+    fn has(&mut self, bytes: usize, now: Instant) -> bool {
+        let has = |bucket: &mut Option<TokenBucket>, cost: f64| {
+            bucket.as_mut().is_none_or(|bucket| {
                 bucket.fill(now);
-            }
-        }
-        if wanted.iter().any(|(bucket, cost)| bucket.as_ref().is_some_and(|bucket| bucket.tokens < *cost)) {
-            return false;
-        }
-        for (bucket, cost) in wanted {
+                bucket.tokens >= cost
+            })
+        };
+        has(&mut self.bytes, bytes as f64) && has(&mut self.packets, 1.0)
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        for (bucket, cost) in [(&mut self.bytes, bytes as f64), (&mut self.packets, 1.0)] {
             if let Some(bucket) = bucket {
                 bucket.tokens -= cost;
             }
         }
-        true
     }
 }
 
@@ -142,6 +157,12 @@ impl Throttle {
             entry.tokens -= 1000;
         }
         may
+    }
+
+    /// Addresses that are known or could be.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.capacity()
     }
 
     /// A network of IPv6 is one customer's: its first 64 bits count.

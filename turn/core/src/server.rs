@@ -12,6 +12,8 @@ mod allocate;
 mod answer;
 mod authenticate;
 mod data;
+#[cfg(any(test, feature = "fuzzing"))]
+mod invariants;
 mod permit;
 mod tcp_relay;
 
@@ -56,6 +58,8 @@ pub struct TurnServer {
     random: StdRng,
     /// What the time of day was at an instant.
     clock: (Instant, SystemTime),
+    /// The latest time that was heard of.
+    latest: Instant,
     draining: bool,
     clients: FxHashMap<FiveTuple, usize>,
     allocations: Slab<Allocation>,
@@ -66,7 +70,8 @@ pub struct TurnServer {
     users: Slab<User>,
     user_keys: FxHashMap<Box<str>, usize>,
     expiries: BTreeSet<(Instant, usize)>,
-    reservations: Vec<Reservation>,
+    /// In the order of their ends.
+    reservations: VecDeque<Reservation>,
     peer_connections: PeerConnections,
     ports: [Ports; 2],
     budget: Budget,
@@ -148,6 +153,7 @@ impl TurnServer {
             ),
             random,
             clock: (now, time_of_day),
+            latest: now,
             draining: false,
             clients: FxHashMap::default(),
             allocations: Slab::new(),
@@ -157,7 +163,7 @@ impl TurnServer {
             users: Slab::new(),
             user_keys: FxHashMap::default(),
             expiries: BTreeSet::new(),
-            reservations: Vec::new(),
+            reservations: VecDeque::new(),
             peer_connections: PeerConnections::default(),
             ports,
             budget: Budget::new(config.quotas.rate, now),
@@ -175,6 +181,9 @@ impl TurnServer {
 
     /// Takes something in.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
+        self.latest = self.latest.max(now);
+        // First of all, so that nothing is done for or by what is over.
+        self.expire(now);
         match input {
             Input::Client { five_tuple, payload } => self.handle_client(now, five_tuple, payload),
             Input::Peer { relay, peer, payload } => self.handle_peer(now, relay, peer, payload),
@@ -196,7 +205,6 @@ impl TurnServer {
             Input::Configure(config) => self.configure(now, *config),
             Input::Timeout => {}
         }
-        self.expire(now);
     }
 
     /// What to do next. [`Output::Timeout`] is the last.
@@ -207,7 +215,8 @@ impl TurnServer {
         {
             return Output::Event(event);
         }
-        let deadline = self.deadline();
+        // The outbox is asked once more when it is empty: it makes room.
+        let deadline = if self.outbox.is_empty() { self.deadline() } else { self.latest };
         match self.outbox.pop() {
             Some((run, payload)) => match run.route {
                 Route::Client { five_tuple, is_control } => {
@@ -271,10 +280,11 @@ impl TurnServer {
 
     fn deadline(&self) -> Instant {
         let allocation = self.expiries.first().map(|(at, _)| *at);
-        let reservation = self.reservations.iter().map(|reservation| reservation.expires_at).min();
+        let reservation = self.reservations.front().map(|reservation| reservation.expires_at);
         let connection = self.peer_connections.deadline();
         let next = [allocation, reservation, connection].into_iter().flatten().min();
-        next.unwrap_or(self.clock.0 + IDLE).min(self.clock.0 + IDLE)
+        let idle = self.latest + IDLE;
+        next.map_or(idle, |next| next.min(idle))
     }
 
     fn expire(&mut self, now: Instant) {
@@ -284,14 +294,8 @@ impl TurnServer {
             self.expiries.pop_first();
             self.end(key, EndReason::Expired);
         }
-        if self.reservations.iter().any(|reservation| reservation.expires_at <= now) {
-            let (over, left) = std::mem::take(&mut self.reservations)
-                .into_iter()
-                .partition(|reservation| reservation.expires_at <= now);
-            self.reservations = left;
-            over.iter().for_each(|reservation: &Reservation| {
-                self.give_port_back(reservation.family, reservation.port)
-            });
+        while let Some(over) = self.reservations.pop_front_if(|reservation| reservation.expires_at <= now) {
+            self.give_port_back(over.family, over.port);
         }
         self.expire_peer_connections(now);
     }
@@ -304,12 +308,17 @@ impl TurnServer {
             user.budget = Budget::new(config.quotas.user_rate, now);
         }
         for (_, allocation) in &mut self.allocations {
-            allocation.revoke(|ip| config.peers.verdict(ip) == Verdict::Denied);
+            allocation.review(|ip| match config.peers.verdict(ip) {
+                Verdict::Allowed => Some(false),
+                Verdict::PortsOnly => Some(true),
+                Verdict::Denied => None,
+            });
         }
         // Ports in use are known by the range that they were taken from.
         let (port_first, port_last) = (self.config.port_first, self.config.port_last);
         let (worker, workers) = (self.config.worker, self.config.workers);
         self.config = ServerConfig { port_first, port_last, worker, workers, ..config };
+        self.review_peer_connections();
     }
 
     fn give_port_back(&mut self, family: AddressFamily, port: u16) {

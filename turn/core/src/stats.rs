@@ -36,6 +36,8 @@ pub struct ServerStats {
     pub without_permission: u64,
     /// Data that was over a quota.
     pub over_quota: u64,
+    /// Data for clients that was longer than the message that would carry it.
+    pub oversized: u64,
     /// Requests that were refused, by reason.
     pub(crate) refusals: [u64; RefusalReason::ALL.len()],
 }

@@ -44,7 +44,9 @@ impl TurnServer {
         let Request { message, five_tuple, .. } = proven.request;
         if let Some(allocation) = self.clients.get(&five_tuple).and_then(|key| self.allocations.get(*key)) {
             // The answer was lost; or it is not given yet.
-            match allocation.answered.transaction == *message.transaction() {
+            let is_repeated = allocation.answered.transaction == *message.transaction()
+                && *allocation.username == *proven.username;
+            match is_repeated {
                 true if allocation.is_open() => self.answer_allocate(self.clients.get(&five_tuple).copied()),
                 true => {}
                 false => self.refuse(proven, ErrorCode::AllocationMismatch),
@@ -77,13 +79,20 @@ impl TurnServer {
             let Some(family) = family else { continue };
             *at = self.take_port(key, family, &wishes);
             if at.is_none() {
-                missing_family = Some(family);
+                let has_none = !self.relays_family(family);
+                let code = if has_none {
+                    ErrorCode::AddressFamilyNotSupported
+                } else {
+                    ErrorCode::InsufficientCapacity
+                };
+                missing_family = Some((family, code));
             }
         }
         let Some(allocation) = self.allocations.get_mut(key) else { return };
         allocation.relays = relays;
         allocation.missing_family = missing_family;
-        if relays.first().is_none_or(Option::is_none) {
+        // One of two is better than nothing (RFC 8656, section 7.2, check 9).
+        if relays.iter().all(Option::is_none) {
             self.refused(five_tuple, Some(user), RefusalReason::NoPort);
             self.refuse(proven, ErrorCode::InsufficientCapacity);
             self.end(key, EndReason::NoPort);
@@ -233,7 +242,7 @@ impl TurnServer {
         let port = match wishes.reservation {
             Some(token) => {
                 let at = self.reservations.iter().position(|reservation| reservation.token == token)?;
-                self.reservations.swap_remove(at).port
+                self.reservations.remove(at)?.port
             }
             None => {
                 let [v4, v6] = &mut self.ports;
@@ -244,7 +253,7 @@ impl TurnServer {
         if wishes.parity == Parity::Pair {
             let token = self.random.random();
             let expires_at = self.allocations.get(allocation)?.created_at + RESERVATION_LIFETIME;
-            self.reservations.push(Reservation { token, family, port: port + 1, expires_at });
+            self.reservations.push_back(Reservation { token, family, port: port + 1, expires_at });
             self.allocations.get_mut(allocation)?.reservation = Some(token);
         }
         let relay = Relay {
@@ -293,7 +302,7 @@ impl TurnServer {
     }
 
     pub(super) fn handle_relay_refused(&mut self, key: RelayKey) {
-        let Some(relay) = self.relays.get(key.0 as usize) else { return };
+        let Some(relay) = self.relays.get(key.0 as usize).filter(|relay| !relay.is_open) else { return };
         let (at, family, is_reserved) = (relay.allocation, relay.family, relay.is_reserved);
         // The port stays taken for as long as it is tried: the next draw is another one.
         let refused_port = relay.bind.port();
@@ -318,23 +327,30 @@ impl TurnServer {
                 relay.announced.set_port(port);
                 self.events.push_back(Event::OpenRelay { relay: key, address: relay.bind, protocol });
             }
-            None => self.give_up(at, key),
+            None => self.give_up(at, key, family),
         }
     }
 
-    /// Goes on without a second relay, or refuses the allocation.
-    fn give_up(&mut self, at: usize, key: RelayKey) {
+    /// Goes on with the other relay, or refuses the allocation if there is none.
+    fn give_up(&mut self, at: usize, key: RelayKey, family: AddressFamily) {
         self.relays.try_remove(key.0 as usize);
         let Some(allocation) = self.allocations.get_mut(at) else { return };
-        let [first, second] = &mut allocation.relays;
-        if *second == Some(key) {
-            *second = None;
-            allocation.missing_family = Some(AddressFamily::V6);
+        let ours = allocation.relays.iter_mut().filter(|relay| **relay == Some(key));
+        ours.for_each(|relay| *relay = None);
+        if allocation.relays.iter().any(Option::is_some) {
+            allocation.missing_family = Some((family, ErrorCode::InsufficientCapacity));
             return self.open_if_complete(at);
         }
-        *first = None;
         let (answered, five_tuple, key) =
             (allocation.answered, allocation.five_tuple, allocation.key.clone());
+        // Nobody will ever be told its token.
+        if let Some(token) = allocation.reservation
+            && let Some(place) = self.reservations.iter().position(|known| known.token == token)
+            && let Some(Reservation { family, port, .. }) = self.reservations.remove(place)
+        {
+            self.give_port_back(family, port);
+        }
+        let Some(allocation) = self.allocations.get(at) else { return };
         let user = self.users.get(allocation.user).map(|user| user.name.clone());
         self.refused(five_tuple, user.as_deref(), RefusalReason::NoPort);
         self.answer_later(
@@ -364,9 +380,10 @@ impl TurnServer {
                     .into_iter()
                     .flatten()
                     .fold(writer, |writer, address| writer.xor_address(XOR_RELAYED_ADDRESS, address));
-                if let Some(family) = missing_family {
-                    // Insufficient capacity (RFC 8656, section 18.12).
-                    writer = writer.attribute(ADDRESS_ERROR_CODE, &[family as u8, 0, 5, 8]);
+                if let Some((family, code)) = missing_family {
+                    let code = code as u16;
+                    let [hundreds, rest] = [(code / 100) as u8, (code % 100) as u8];
+                    writer = writer.attribute(ADDRESS_ERROR_CODE, &[family as u8, 0, hundreds, rest]);
                 }
                 writer = writer.number(LIFETIME, answered.lifetime_s);
                 if let Some(token) = reservation {
@@ -380,17 +397,21 @@ impl TurnServer {
         );
     }
 
-    /// The allocation that a request is about: that of its 5-tuple, or the one whose ticket it brings.
+    /// The allocation that a request is about: that of its 5-tuple, the one whose ticket it brings, or the one whose
+    /// connection it names.
     pub(super) fn allocation_of_request(&self, request: &Request<'_>, method: Method) -> Option<usize> {
         let here = self.clients.get(&request.five_tuple).copied();
-        let ticket =
-            (method == Method::Refresh).then(|| request.message.attribute(MOBILITY_TICKET)).flatten();
-        here.or_else(|| self.tickets.get(ticket?).copied())
+        here.or_else(|| match method {
+            Method::Refresh => self.tickets.get(request.message.attribute(MOBILITY_TICKET)?).copied(),
+            Method::ConnectionBind => self.allocation_of_connection(&request.message),
+            _ => None,
+        })
     }
 
     pub(super) fn handle_refresh(&mut self, proven: &Proven<'_>) {
         let Request { message, five_tuple, now } = proven.request;
         let found = self.allocation_of_request(&proven.request, Method::Refresh);
+        let found = found.filter(|key| self.allocations.get(*key).is_some_and(Allocation::is_open));
         let Some(key) = found else { return self.refuse(proven, ErrorCode::AllocationMismatch) };
         let family = match message.attribute(REQUESTED_ADDRESS_FAMILY) {
             None => None,
@@ -408,9 +429,18 @@ impl TurnServer {
         if relay == Some(None) {
             return self.refuse(proven, ErrorCode::PeerAddressFamilyMismatch);
         }
-        let has_ticket = message.has(MOBILITY_TICKET);
+        let is_repeated = allocation.answered.transaction == *message.transaction();
+        let ticket = message.attribute(MOBILITY_TICKET);
+        let has_ticket = ticket.is_some();
         if has_ticket && allocation.ticket.is_none() {
             return self.refuse(proven, ErrorCode::MobilityForbidden);
+        }
+        let is_current = ticket.is_none() || ticket == allocation.ticket.as_ref().map(|ticket| &ticket[..]);
+        // RFC 6062, section 4.1: the control connection of TCP relays is a stream.
+        let is_stream_missing =
+            allocation.protocol == RelayProtocol::Tcp && !five_tuple.transport.is_stream();
+        if !(is_current || is_repeated) || is_stream_missing {
+            return self.refuse(proven, ErrorCode::BadRequest);
         }
         let is_last = allocation.relays.iter().flatten().count() <= 1;
         if message.number(LIFETIME) == Some(0) {
@@ -420,7 +450,6 @@ impl TurnServer {
                 _ => self.end(key, EndReason::Released),
             };
         }
-        let is_repeated = allocation.answered.transaction == *message.transaction();
         let lifetime = self.lifetime(message.number(LIFETIME).unwrap_or(0));
         let next_ticket = (has_ticket && !is_repeated).then(|| self.draw_ticket());
         let Some(allocation) = self.allocations.get_mut(key) else { return };
@@ -431,7 +460,10 @@ impl TurnServer {
             self.tickets.insert(next, key);
         }
         if allocation.five_tuple != five_tuple || !allocation.is_attached {
-            self.clients.remove(&allocation.five_tuple);
+            // Where a client was that is gone, there may be another one's allocation.
+            if allocation.is_attached {
+                self.clients.remove(&allocation.five_tuple);
+            }
             self.clients.insert(five_tuple, key);
             let from = std::mem::replace(&mut allocation.five_tuple, five_tuple);
             allocation.is_attached = true;
@@ -468,12 +500,12 @@ impl TurnServer {
     }
 
     fn close_relay(&mut self, allocation: usize, key: RelayKey) {
-        if let Some(relay) = self.relays.try_remove(key.0 as usize) {
-            self.announced.remove(&relay.announced);
-            self.give_port_back(relay.family, relay.bind.port());
-            self.events.push_back(Event::CloseRelay { relay: key });
-        }
+        let Some(relay) = self.relays.try_remove(key.0 as usize) else { return };
+        self.announced.remove(&relay.announced);
+        self.give_port_back(relay.family, relay.bind.port());
+        self.events.push_back(Event::CloseRelay { relay: key });
         if let Some(allocation) = self.allocations.get_mut(allocation) {
+            allocation.forget_family(relay.family);
             let ours = allocation.relays.iter_mut().filter(|relay| **relay == Some(key));
             ours.for_each(|relay| *relay = None);
         }

@@ -13,7 +13,7 @@ use crate::stun::{Class, ErrorCode, IntegrityKey, IntegrityKind, Message, Writer
 
 /// Attributes that must be understood and are. Which of them a request should have is its method's to say; what
 /// another method's attribute says is ignored.
-const UNDERSTOOD: [u16; 19] = [
+pub(super) const UNDERSTOOD: [u16; 19] = [
     attribute::USERNAME,
     attribute::MESSAGE_INTEGRITY,
     attribute::MESSAGE_INTEGRITY_SHA256,

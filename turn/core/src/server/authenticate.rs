@@ -30,7 +30,7 @@ impl TurnServer {
             return None;
         };
         // An allocation's own key is enough: it must outlive credentials that end during a call. (Refresh moves an
-        // allocation, so it may come from an address without one.)
+        // allocation, and ConnectionBind is another stream's, so they may come from an address without one.)
         let known = self.allocation_of_request(&request, method).and_then(|key| self.allocations.get(key));
         let result = match known {
             Some(allocation)
@@ -60,8 +60,8 @@ impl TurnServer {
         };
         let proven = Proven { request, username, key, integrity };
         // Whose an allocation is stays (RFC 8656, section 5): nobody takes it over, whatever credentials he has.
-        // ConnectionBind comes from a stream of its own and names what it is for; Allocate gets 437 below.
-        if other_user && method != Method::Allocate {
+        // Allocate gets 437 below, and ConnectionBind 400, as if there were no such connection.
+        if other_user && !matches!(method, Method::Allocate | Method::ConnectionBind) {
             self.refused(five_tuple, Some(user_of(username)), RefusalReason::WrongUser);
             self.refuse(&proven, ErrorCode::WrongCredentials);
             return None;

@@ -6,12 +6,19 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::TurnServer;
-use super::answer::Request;
+use super::answer::{Request, UNDERSTOOD};
 use crate::channel_data::{channel_header, parse_channel_data};
 use crate::io::{FiveTuple, RelayKey, RelayProtocol};
 use crate::outbox::Route;
+use crate::quota::Budget;
 use crate::stun::attribute::{DATA, DONT_FRAGMENT, XOR_PEER_ADDRESS};
 use crate::stun::{Class, Message, Method, Writer};
+
+/// The most data that a Data indication carries beside a peer's IPv6 address. No datagram over IPv4 has much more.
+const INDICATION_DATA_BYTES_MAX: usize = 65_504;
+
+/// The most data that a ChannelData message carries.
+const CHANNEL_DATA_BYTES_MAX: usize = 65_535;
 
 impl TurnServer {
     pub(super) fn handle_client(&mut self, now: Instant, five_tuple: FiveTuple, payload: &[u8]) {
@@ -57,14 +64,16 @@ impl TurnServer {
         let Some(channel) = channel.filter(|channel| channel.is_usable(now)).copied() else {
             return self.stats.without_permission += 1;
         };
-        self.to_peer(now, key, channel.peer, channel.ports_only, data, false);
+        self.relay_to_peer(now, key, channel.peer, channel.ports_only, data, false);
     }
 
     /// RFC 8656, section 11.2. Indications are not signed: what counts is the permission.
     fn handle_send(&mut self, request: &Request<'_>) {
         let Request { message, five_tuple, now } = *request;
-        let (Some(peer), Some(data)) = (message.xor_address(XOR_PEER_ADDRESS), message.attribute(DATA))
-        else {
+        // What cannot be understood is not to be acted on (RFC 8489, section 6.3.2).
+        let is_understood = message.unknown(&UNDERSTOOD).next().is_none();
+        let peer = message.xor_address(XOR_PEER_ADDRESS).filter(|peer| is_understood && peer.port() != 0);
+        let (Some(peer), Some(data)) = (peer, message.attribute(DATA)) else {
             return self.stats.malformed += 1;
         };
         let Some(key) = self.clients.get(&five_tuple).copied() else {
@@ -74,10 +83,10 @@ impl TurnServer {
         let permission =
             self.allocations.get(key).and_then(|allocation| allocation.permission(peer.ip(), now)).copied();
         let Some(permission) = permission else { return self.stats.without_permission += 1 };
-        self.to_peer(now, key, peer, permission.ports_only, data, message.has(DONT_FRAGMENT));
+        self.relay_to_peer(now, key, peer, permission.ports_only, data, message.has(DONT_FRAGMENT));
     }
 
-    fn to_peer(
+    fn relay_to_peer(
         &mut self,
         now: Instant,
         key: usize,
@@ -94,8 +103,8 @@ impl TurnServer {
         if allocation.protocol != RelayProtocol::Udp || !allocation.is_open() {
             return self.stats.without_permission += 1;
         }
-        let user = self.users.get_mut(allocation.user);
-        if user.is_some_and(|user| !user.budget.take(data.len(), now)) || !self.budget.take(data.len(), now) {
+        let user = self.users.get_mut(allocation.user).map(|user| &mut user.budget);
+        if !Budget::take_both(user, &mut self.budget, data.len(), now) {
             return self.stats.over_quota += 1;
         }
         allocation.traffic.to_peers_packets += 1;
@@ -128,8 +137,12 @@ impl TurnServer {
         if !allocation.is_attached || !allocation.is_open() {
             return self.stats.without_allocation += 1;
         }
-        let user = self.users.get_mut(allocation.user);
-        if user.is_some_and(|user| !user.budget.take(data.len(), now)) || !self.budget.take(data.len(), now) {
+        let most = if channel.is_some() { CHANNEL_DATA_BYTES_MAX } else { INDICATION_DATA_BYTES_MAX };
+        if data.len() > most {
+            return self.stats.oversized += 1;
+        }
+        let user = self.users.get_mut(allocation.user).map(|user| &mut user.budget);
+        if !Budget::take_both(user, &mut self.budget, data.len(), now) {
             return self.stats.over_quota += 1;
         }
         allocation.traffic.to_client_packets += 1;

@@ -6,6 +6,7 @@
 //!             peer connects ────────────────┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ use super::answer::{Proven, Request};
 use crate::allocation::Answered;
 use crate::io::{Event, FiveTuple, PeerConnectionKey, RelayKey, RelayProtocol};
 use crate::outbox::Route;
+use crate::policy::Verdict;
 use crate::stun::attribute::{CONNECTION_ID, XOR_PEER_ADDRESS};
-use crate::stun::{Class, ErrorCode, IntegrityKey, Method, Writer};
+use crate::stun::{Class, ErrorCode, IntegrityKey, Message, Method, Writer};
 
 /// How long a peer may take to answer, and a client to send ConnectionBind (RFC 6062, sections 5.2 and 5.3).
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +32,10 @@ const CONNECTIONS_PER_ALLOCATION_MAX: usize = 32;
 pub(super) struct PeerConnections {
     by_key: FxHashMap<PeerConnectionKey, PeerConnection>,
     by_id: FxHashMap<u32, PeerConnectionKey>,
+    /// Of each allocation that has any: at most [`CONNECTIONS_PER_ALLOCATION_MAX`].
+    by_allocation: FxHashMap<usize, Vec<PeerConnectionKey>>,
+    /// Those that wait for the peer or the client, and until when.
+    waiting: BTreeSet<(Instant, PeerConnectionKey)>,
     /// Which connection a client's stream carries.
     spliced: FxHashMap<FiveTuple, PeerConnectionKey>,
     drawn: u32,
@@ -71,25 +77,54 @@ impl ConnectionState {
 
 impl PeerConnections {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.by_key.values().filter_map(|connection| connection.state.until()).min()
+        self.waiting.first().map(|(until, _)| *until)
     }
 
     fn insert(&mut self, key: PeerConnectionKey, connection: PeerConnection) {
         self.by_id.insert(connection.id, key);
+        self.by_allocation.entry(connection.allocation).or_default().push(key);
+        self.waiting.extend(connection.state.until().map(|until| (until, key)));
         self.by_key.insert(key, connection);
+    }
+
+    /// Brings a connection into another state; returns the last.
+    fn advance(&mut self, key: PeerConnectionKey, state: ConnectionState) -> Option<ConnectionState> {
+        let connection = self.by_key.get_mut(&key)?;
+        if let ConnectionState::Spliced { five_tuple } = state {
+            self.spliced.insert(five_tuple, key);
+        }
+        if let Some(until) = connection.state.until() {
+            self.waiting.remove(&(until, key));
+        }
+        self.waiting.extend(state.until().map(|until| (until, key)));
+        Some(std::mem::replace(&mut connection.state, state))
     }
 
     fn remove(&mut self, key: PeerConnectionKey) -> Option<PeerConnection> {
         let connection = self.by_key.remove(&key)?;
         self.by_id.remove(&connection.id);
+        if let Some(until) = connection.state.until() {
+            self.waiting.remove(&(until, key));
+        }
+        if let Some(keys) = self.by_allocation.get_mut(&connection.allocation) {
+            keys.retain(|known| *known != key);
+            if keys.is_empty() {
+                self.by_allocation.remove(&connection.allocation);
+            }
+        }
         if let ConnectionState::Spliced { five_tuple } = connection.state {
             self.spliced.remove(&five_tuple);
         }
         Some(connection)
     }
 
-    fn of(&self, allocation: usize) -> impl Iterator<Item = (&PeerConnectionKey, &PeerConnection)> {
-        self.by_key.iter().filter(move |(_, connection)| connection.allocation == allocation)
+    fn of(&self, allocation: usize) -> &[PeerConnectionKey] {
+        self.by_allocation.get(&allocation).map_or(&[], Vec::as_slice)
+    }
+
+    fn has_peer(&self, allocation: usize, peer: SocketAddr) -> bool {
+        let mut connections = self.of(allocation).iter().filter_map(|key| self.by_key.get(key));
+        connections.any(|connection| connection.peer == peer)
     }
 }
 
@@ -113,10 +148,10 @@ impl TurnServer {
             return self.refuse_peer(proven, ErrorCode::Forbidden);
         }
         let Some(relay) = self.relay_to(key, ip) else { return };
-        if self.peer_connections.of(key).any(|(_, connection)| connection.peer == peer) {
+        if self.peer_connections.has_peer(key, peer) {
             return self.refuse(proven, ErrorCode::ConnectionAlreadyExists);
         }
-        if self.peer_connections.of(key).count() >= CONNECTIONS_PER_ALLOCATION_MAX {
+        if self.peer_connections.of(key).len() >= CONNECTIONS_PER_ALLOCATION_MAX {
             return self.refuse(proven, ErrorCode::ConnectionTimeoutOrFailure);
         }
         let connection = self.draw_connection_key();
@@ -134,13 +169,16 @@ impl TurnServer {
     }
 
     pub(super) fn handle_peer_connected(&mut self, now: Instant, key: PeerConnectionKey) {
-        let Some(connection) = self.peer_connections.by_key.get_mut(&key) else {
+        let Some(connection) = self.peer_connections.by_key.get(&key) else {
             return self.events.push_back(Event::ClosePeer { connection: key });
         };
-        let until = now + CONNECTION_TIMEOUT;
-        let before = std::mem::replace(&mut connection.state, ConnectionState::Unbound { until });
         let (id, allocation) = (connection.id, connection.allocation);
-        let ConnectionState::Connecting { answered, key, .. } = before else { return };
+        if !matches!(connection.state, ConnectionState::Connecting { .. }) {
+            return;
+        }
+        let until = now + CONNECTION_TIMEOUT;
+        let last = self.peer_connections.advance(key, ConnectionState::Unbound { until });
+        let Some(ConnectionState::Connecting { answered, key, .. }) = last else { return };
         let Some(allocation) = self.allocations.get(allocation) else { return };
         let five_tuple = allocation.five_tuple;
         self.answer_later(five_tuple, Method::Connect, Class::Success, &answered, &key, |writer| {
@@ -174,8 +212,9 @@ impl TurnServer {
         let Some(permission) = allocation.permission(peer.ip(), now) else { return false };
         if !allocation.is_attached
             || permission.ports_only && !self.is_reachable_here(peer)
-            || self.peer_connections.of(at).count() >= CONNECTIONS_PER_ALLOCATION_MAX
-            || self.peer_connections.of(at).any(|(_, connection)| connection.peer == peer)
+            || self.peer_connections.of(at).len() >= CONNECTIONS_PER_ALLOCATION_MAX
+            || self.peer_connections.has_peer(at, peer)
+            || self.peer_connections.by_key.contains_key(&key)
         {
             return false;
         }
@@ -203,17 +242,22 @@ impl TurnServer {
         let Some(key) = key.filter(|_| five_tuple.transport.is_stream() && !is_taken) else {
             return self.refuse(proven, ErrorCode::BadRequest);
         };
-        let Some(connection) = self.peer_connections.by_key.get_mut(&key) else { return };
+        let Some(connection) = self.peer_connections.by_key.get(&key) else { return };
         // A number can be guessed; the user's password cannot.
         let owner = self.allocations.get(connection.allocation);
         let is_owner = owner.is_some_and(|owner| *owner.username == *proven.username);
         if !is_owner || !matches!(connection.state, ConnectionState::Unbound { .. }) {
             return self.refuse(proven, ErrorCode::BadRequest);
         }
-        connection.state = ConnectionState::Spliced { five_tuple };
-        self.peer_connections.spliced.insert(five_tuple, key);
+        self.peer_connections.advance(key, ConnectionState::Spliced { five_tuple });
         self.succeed(proven, |writer| writer);
         self.events.push_back(Event::Splice { five_tuple, connection: key });
+    }
+
+    /// The allocation whose connection a ConnectionBind request names.
+    pub(super) fn allocation_of_connection(&self, message: &Message<'_>) -> Option<usize> {
+        let key = self.peer_connections.by_id.get(&message.number(CONNECTION_ID)?)?;
+        self.peer_connections.by_key.get(key).map(|connection| connection.allocation)
     }
 
     pub(super) fn handle_peer_closed(&mut self, key: PeerConnectionKey) {
@@ -245,35 +289,42 @@ impl TurnServer {
 
     /// Closes all connections of an allocation that ends.
     pub(super) fn close_peer_connections_of(&mut self, allocation: usize) {
-        if self.peer_connections.by_key.is_empty() {
-            return;
-        }
-        let keys: Vec<_> = self.peer_connections.of(allocation).map(|(key, _)| *key).collect();
-        for key in keys {
-            let state = self.peer_connections.remove(key).map(|connection| connection.state);
-            if let Some(ConnectionState::Spliced { five_tuple }) = state {
+        let keys = self.peer_connections.by_allocation.get(&allocation).cloned().unwrap_or_default();
+        keys.into_iter().for_each(|key| self.close_peer_connection(key));
+    }
+
+    /// Closes the connections to peers that a new policy denies.
+    pub(super) fn review_peer_connections(&mut self) {
+        let connections = self.peer_connections.by_key.iter();
+        let denied = connections.filter(|(_, known)| match self.config.peers.verdict(known.peer.ip()) {
+            Verdict::Allowed => false,
+            Verdict::PortsOnly => !self.is_reachable_here(known.peer),
+            Verdict::Denied => true,
+        });
+        let mut keys: Vec<_> = denied.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys.into_iter().for_each(|key| self.close_peer_connection(key));
+    }
+
+    fn close_peer_connection(&mut self, key: PeerConnectionKey) {
+        let Some(connection) = self.peer_connections.remove(key) else { return };
+        match connection.state {
+            ConnectionState::Connecting { answered, key, .. } => {
+                self.refuse_connect(connection.allocation, &answered, &key);
+            }
+            ConnectionState::Unbound { .. } => {}
+            ConnectionState::Spliced { five_tuple } => {
                 self.events.push_back(Event::CloseClient { five_tuple });
             }
-            self.events.push_back(Event::ClosePeer { connection: key });
         }
+        self.events.push_back(Event::ClosePeer { connection: key });
     }
 
     pub(super) fn expire_peer_connections(&mut self, now: Instant) {
-        if self.peer_connections.by_key.is_empty() {
-            return;
-        }
-        let is_over =
-            |connection: &PeerConnection| connection.state.until().is_some_and(|until| until <= now);
-        let keys: Vec<_> = self
-            .peer_connections
-            .by_key
-            .iter()
-            .filter(|(_, known)| is_over(known))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in keys {
-            self.handle_peer_closed(key);
-            self.events.push_back(Event::ClosePeer { connection: key });
+        while let Some((until, key)) = self.peer_connections.waiting.first().copied()
+            && until <= now
+        {
+            self.close_peer_connection(key);
         }
     }
 
@@ -295,5 +346,42 @@ impl TurnServer {
                 return id;
             }
         }
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl PeerConnections {
+    /// Panics if the maps disagree; returns the allocations with connections.
+    pub(super) fn check_invariants(&self) -> impl Iterator<Item = usize> {
+        assert_eq!(self.by_id.len(), self.by_key.len(), "numbers of connections");
+        let listed: usize = self.by_allocation.values().map(Vec::len).sum();
+        assert_eq!(listed, self.by_key.len(), "connections by allocation");
+        for (key, connection) in &self.by_key {
+            assert_eq!(self.by_id.get(&connection.id), Some(key));
+            assert!(self.of(connection.allocation).contains(key));
+            assert!(self.of(connection.allocation).len() <= CONNECTIONS_PER_ALLOCATION_MAX);
+            if let ConnectionState::Spliced { five_tuple } = connection.state {
+                assert_eq!(self.spliced.get(&five_tuple), Some(key));
+            }
+        }
+        let spliced = self.by_key.values().filter(|known| known.state.until().is_none()).count();
+        assert_eq!(self.spliced.len(), spliced, "streams that carry connections");
+        let waiting: BTreeSet<_> =
+            self.by_key.iter().filter_map(|(key, known)| Some((known.state.until()?, *key))).collect();
+        assert_eq!(self.waiting, waiting, "times of connections");
+        self.by_allocation.keys().copied()
+    }
+}
+
+#[cfg(test)]
+impl PeerConnections {
+    /// The connections' numbers, as their clients are told.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// Makes the next key that is drawn the one after this.
+    pub(super) fn set_drawn(&mut self, drawn: u32) {
+        self.drawn = drawn;
     }
 }

@@ -46,6 +46,14 @@ impl IntegrityKey {
         Self { bytes, length }
     }
 
+    /// The key of short-term credentials of up to 32 bytes, which a relay has no use for.
+    #[cfg(test)]
+    pub(super) fn short_term_for_tests(password: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..password.len()].copy_from_slice(password.as_bytes());
+        Self { bytes, length: password.len() as u8 }
+    }
+
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }

@@ -22,6 +22,7 @@ pub struct Message<'a> {
     /// The values of MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 with the places where they begin.
     pub(super) integrity: Option<(usize, &'a [u8])>,
     pub(super) integrity_sha256: Option<(usize, &'a [u8])>,
+    has_fingerprint: bool,
 }
 
 /// Bytes are no STUN message. The sender's fault, or they are of another protocol.
@@ -66,6 +67,7 @@ impl<'a> Message<'a> {
             covered: bytes.len(),
             integrity: None,
             integrity_sha256: None,
+            has_fingerprint: false,
         };
         message.read_attributes()?;
         Ok(message)
@@ -92,6 +94,7 @@ impl<'a> Message<'a> {
                         return Err(ParseError::Fingerprint);
                     }
                     self.covered = self.covered.min(at);
+                    self.has_fingerprint = true;
                 }
                 _ => {}
             }
@@ -134,8 +137,7 @@ impl<'a> Message<'a> {
 
     /// Whether it has a fingerprint, which [`Message::parse`] has checked.
     pub fn has_fingerprint(&self) -> bool {
-        let at = self.bytes.len().saturating_sub(8);
-        at >= HEADER_BYTES && self.bytes.get(at..at + 4) == Some(&[0x80, 0x28, 0, 4])
+        self.has_fingerprint
     }
 
     pub(super) fn bytes(&self) -> &'a [u8] {

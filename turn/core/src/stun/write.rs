@@ -30,6 +30,16 @@ impl<'b> Writer<'b> {
         Self::with_type(buffer, class | method, request.transaction())
     }
 
+    /// Goes on with a message that begins at a place in `buffer`.
+    #[cfg(test)]
+    pub(super) fn resume_for_tests(
+        buffer: &'b mut Vec<u8>,
+        start: usize,
+        transaction: &TransactionId,
+    ) -> Self {
+        Self { buffer, start, transaction: *transaction }
+    }
+
     fn with_type(buffer: &'b mut Vec<u8>, bits: u16, transaction: &TransactionId) -> Self {
         let start = buffer.len();
         buffer.extend_from_slice(&bits.to_be_bytes());
