@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(chromium firefox-esr fonts-dejavu-core iproute2 nftables util-linux python3-venv)
+packages=(chromium coturn firefox-esr fonts-dejavu-core iproute2 nftables util-linux python3-venv)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
@@ -12,7 +12,18 @@ if ((${#missing[@]})); then
   sudo=()
   ((EUID == 0)) || sudo=(sudo)
   "${sudo[@]}" apt-get update -qq
+  # Packages start their services while they are installed, unless this says no: coturn's relay is to serve
+  # nobody here. The tests start their own.
+  policy=/usr/sbin/policy-rc.d
+  if [[ " ${missing[*]} " == *" coturn "* && ! -e $policy ]]; then
+    trap '"${sudo[@]}" rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" install -m 755 /dev/stdin "$policy"
+  fi
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  # Nor at the next boot.
+  if [[ " ${missing[*]} " == *" coturn "* && -d /run/systemd/system ]]; then
+    "${sudo[@]}" systemctl disable --quiet coturn
+  fi
 fi
 
 # A stamp is newer than the lock file it was installed from.
