@@ -168,6 +168,7 @@ macro_rules! uclient_tests {
     };
 }
 
+turn_conformance!(zynk, TurnUnderTest::zynk);
 turn_conformance!(coturn, TurnUnderTest::coturn);
 
 /// Needs a server with a second port that tells of it (RFC 5780), which no call does.

@@ -97,6 +97,44 @@ impl TurnUnderTest {
         })
     }
 
+    /// Ours: `zynk run --roles turn`.
+    pub(crate) fn zynk(authentication: Authentication) -> Self {
+        Self::start(authentication, |folder, ports| {
+            let path = |name: &str| folder.join(name).display().to_string();
+            let credentials = match authentication {
+                Authentication::User => format!("users = {{ {USER} = \"{PASSWORD}\" }}"),
+                Authentication::Secret => format!("auth_secrets = [\"{SECRET}\"]"),
+            };
+            let config = format!(
+                r#"
+                port = 0
+                roles = ["turn"]
+                [log]
+                level = "debug"
+                [turn]
+                bind = ["127.0.0.1", "::1"]
+                port = {plain}
+                tls_ports = [{secure}]
+                dtls_ports = [{secure}]
+                certificate_file = "{certificate}"
+                private_key_file = "{key}"
+                relay_bind = ["127.0.0.1", "::1"]
+                allow_peers = ["127.0.0.0/8", "::1/128"]
+                realm = "zynk.test"
+                {credentials}
+                "#,
+                plain = ports.plain,
+                secure = ports.secure,
+                certificate = path("certificate.pem"),
+                key = path("key.pem"),
+            );
+            std::fs::write(folder.join("zynk.toml"), config).unwrap();
+            let mut command = Command::new(zynk_tests::LiveServer::binary());
+            command.arg("run").arg("--config").arg(folder.join("zynk.toml"));
+            command
+        })
+    }
+
     /// Starts what `command` makes of a folder with `certificate.pem` and `key.pem` in it, and of free ports.
     fn start(authentication: Authentication, command: impl FnOnce(&Path, Ports) -> Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
