@@ -35,8 +35,8 @@ pub(crate) fn relay(turn: &TurnUnderTest, family: Family) {
     assert_eq!(relayed.ip(), Family::V4.loopback());
     assert_ne!(relayed, call.socket.local_addr().unwrap());
 
-    // Nobody was permitted yet: this does not come through.
-    call.peer.send_to(b"not permitted", relayed).unwrap();
+    // Permissions are for addresses, whatever the port (RFC 8656 section 9): nothing of this one's ever comes through.
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
     call.permit(relayed, peer);
 
     let mut channels = BTreeSet::new();
@@ -48,6 +48,7 @@ pub(crate) fn relay(turn: &TurnUnderTest, family: Family) {
         assert_eq!((data, source), (there.clone(), relayed));
 
         let back = [&there[..], b" and back"].concat();
+        stranger.send_to(b"not permitted", relayed).unwrap();
         call.peer.send_to(&back, relayed).unwrap();
         let Event::DataIndicationOrChannelData(channel, source, data) = call.event() else {
             panic!("something else than data came");
