@@ -3,14 +3,16 @@
 /// Bytes before the data.
 pub const CHANNEL_HEADER_BYTES: usize = 4;
 
-/// A channel's number (RFC 8656, section 12: 0x4000 to 0x4fff).
+/// A channel's number: 0x4000 to 0x7fff. RFC 8656 (section 12) leaves the numbers from 0x5000 on to other protocols that
+/// share a socket; clients of its predecessor (RFC 5766, section 11), coturn's among them, use them, and nothing else
+/// shares a socket with the relay's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
     /// A number that may be bound; none for any other.
     pub fn new(number: u16) -> Option<Self> {
-        (0x4000..=0x4fff).contains(&number).then_some(Self(number))
+        (0x4000..=0x7fff).contains(&number).then_some(Self(number))
     }
 
     /// The number.
@@ -60,9 +62,9 @@ mod tests {
 
     #[test]
     fn only_numbers_of_channels_are_channels() {
-        for number in [0, 0x3fff, 0x5000, 0x7fff, 0xffff] {
+        for number in [0, 0x3fff, 0x8000, 0xffff] {
             assert_eq!(ChannelNumber::new(number), None);
         }
-        assert!(ChannelNumber::new(0x4000).is_some() && ChannelNumber::new(0x4fff).is_some());
+        assert!(ChannelNumber::new(0x4000).is_some() && ChannelNumber::new(0x7fff).is_some());
     }
 }

@@ -22,7 +22,7 @@ pub enum Frame {
 pub fn next_frame(bytes: &[u8]) -> Frame {
     let [first, _, length_high, length_low, rest @ ..] = bytes else {
         return match bytes.first() {
-            Some(first) if first & 0xc0 != 0 && first & 0xf0 != 0x40 => Frame::Invalid,
+            Some(0x80..) => Frame::Invalid,
             _ => Frame::Incomplete,
         };
     };
@@ -37,7 +37,7 @@ pub fn next_frame(bytes: &[u8]) -> Frame {
             }
             HEADER_BYTES + length
         }
-        0x40..=0x4f => 4 + length.next_multiple_of(4),
+        0x40..=0x7f => 4 + length.next_multiple_of(4),
         _ => return Frame::Invalid,
     };
     match total {
@@ -73,7 +73,7 @@ mod tests {
         {
             assert_eq!(next_frame(bytes), Frame::Invalid, "{bytes:?}");
         }
-        assert_eq!(next_frame(b"P"), Frame::Invalid, "the first byte is enough");
+        assert_eq!(next_frame(b"\x80"), Frame::Invalid, "the first byte is enough");
         // These could be 21,536 bytes on channel 0x4745.
         assert_eq!(next_frame(b"GET / HTTP/1.1"), Frame::Incomplete);
     }

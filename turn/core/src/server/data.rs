@@ -23,7 +23,7 @@ const CHANNEL_DATA_BYTES_MAX: usize = 65_535;
 impl TurnServer {
     pub(super) fn handle_client(&mut self, now: Instant, five_tuple: FiveTuple, payload: &[u8]) {
         match payload.first() {
-            Some(0x40..=0x4f) => self.handle_channel_data(now, five_tuple, payload),
+            Some(0x40..=0x7f) => self.handle_channel_data(now, five_tuple, payload),
             _ => match Message::parse(payload) {
                 Ok(message) => self.handle_message(Request { message, five_tuple, now }),
                 Err(_) => self.stats.malformed += 1,

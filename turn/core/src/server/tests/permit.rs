@@ -111,7 +111,7 @@ fn channel_binds_that_make_no_sense_are_refused() {
     let mut alice = Client::udp(1);
     assert_eq!(alice.bind(&mut world, 0x4000, PEER), 437);
     alice.allocate(&mut world);
-    for number in [0x0000, 0x3fff, 0x5000, 0x7fff, 0xffff] {
+    for number in [0x0000, 0x3fff, 0x8000, 0xffff] {
         assert_eq!(alice.bind(&mut world, number, PEER), 400, "{number:04x}");
     }
     assert_eq!(alice.bind(&mut world, 0x4000, "8.8.8.8:0"), 400);
