@@ -22,6 +22,8 @@ pub struct LiveServer {
     child: Child,
     http_port: u16,
     udp_ports: Vec<u16>,
+    /// UDP and TCP, TLS.
+    turn_ports: [u16; 2],
     log: tempfile::NamedTempFile,
 }
 
@@ -65,7 +67,7 @@ impl LiveServer {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let output = child.stdout.take().unwrap();
-        let mut server = Self { child, http_port: 0, udp_ports: Vec::new(), log };
+        let mut server = Self { child, http_port: 0, udp_ports: Vec::new(), turn_ports: [0; 2], log };
         let (sender, lines) = mpsc::channel();
         // Reads on for as long as the server lives, so that it never blocks on a full pipe.
         std::thread::spawn(move || {
@@ -77,6 +79,7 @@ impl LiveServer {
             panic!("the server printed no ports:\n{}", server.log());
         };
         let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
+        server.turn_ports = [&ports["turn"], &ports["turn_tls"][0]].map(|at| at.as_u64().map_or(0, |_| port(at)));
         server.http_port = port(&ports["http"]);
         server.udp_ports = ports["udp"].as_array().unwrap().iter().map(port).collect();
         server
@@ -94,6 +97,11 @@ impl LiveServer {
             assert!(built.unwrap().success(), "zynk does not build");
         }
         binary
+    }
+
+    /// The relay's ports for UDP and TCP, and for TLS; 0 if there is none.
+    pub fn turn_ports(&self) -> [u16; 2] {
+        self.turn_ports
     }
 
     /// Base URL of its HTTP, e.g. `http://127.0.0.1:40123`.

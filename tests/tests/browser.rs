@@ -104,3 +104,20 @@ fn chromium_comes_back_from_each_rehearsed_failure() {
 fn chromium_and_chromium_exchange_h264() {
     Rig::start().node("browser/codecs.mjs", &["h264", "chromium", "chromium"], LIMIT);
 }
+
+#[test]
+fn chromium_and_firefox_hold_a_call_through_the_relay_over_udp() {
+    Rig::start().node("browser/relay.mjs", &["udp", "chromium", "firefox"], LIMIT);
+}
+
+#[test]
+fn chromium_and_firefox_hold_a_call_through_the_relay_over_tcp() {
+    Rig::start().node("browser/relay.mjs", &["tcp", "chromium", "firefox"], LIMIT);
+}
+
+/// Firefox takes no certificate that nobody has signed.
+#[test]
+fn chromium_and_chromium_hold_a_call_through_the_relay_over_tls() {
+    let rig = Rig::start_with(&[("ZYNK_TURN__TLS_PORTS", "[0]")]);
+    rig.node("browser/relay.mjs", &["tls", "chromium", "chromium"], LIMIT);
+}

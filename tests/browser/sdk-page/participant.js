@@ -11,9 +11,9 @@ window.__zynk = { room: undefined };
  * livekit-client's. With `dual` it has a connection for each direction; as `old` it is, in addition, one from
  * before calls and short data streams changed their form on the wire. With `dynacast` it stops what nobody watches; without
  * `autoSubscribe` it receives what it asks for with `window.subscribe`. With `secret` all that it sends is encrypted
- * from end to end.
+ * from end to end. `rtcConfig` is livekit-client's.
  */
-window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false, dynacast = false, autoSubscribe = true, secret }) => {
+window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalabilityMode, width = 640, height = 360, fps = 20, publish = true, dual = false, old = false, dynacast = false, autoSubscribe = true, secret, rtcConfig }) => {
   const room = new Room({
     singlePeerConnection: !dual && !old,
     dynacast,
@@ -39,7 +39,7 @@ window.join = async ({ url, token, codec, backupCodec, backupCodecPolicy, scalab
   room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
     received.push({ from: participant?.identity, topic, text: new TextDecoder().decode(payload) });
   });
-  await room.connect(url, token, { autoSubscribe });
+  await room.connect(url, token, { autoSubscribe, rtcConfig });
   if (publish) {
     await room.localParticipant.enableCameraAndMicrophone();
   }

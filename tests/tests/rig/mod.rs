@@ -53,12 +53,15 @@ impl Rig {
         let path = tests_folder().join(program);
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let mut command = self.sandbox.command(interpreter);
+        let [turn, turn_tls] = self.server.turn_ports();
         command
             .arg(&path)
             .args(arguments)
             .env("ZYNK_URL", self.server.url())
             .env("ZYNK_API_KEY", API_KEY)
             .env("ZYNK_API_SECRET", API_SECRET)
+            .env("ZYNK_TURN_PORT", turn.to_string())
+            .env("ZYNK_TURN_TLS_PORT", turn_tls.to_string())
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a pipe's end can be shared"))
             .stderr(writer);
