@@ -9,6 +9,7 @@
 //!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
 
+mod adopt;
 mod allocate;
 mod backup;
 mod begin;
@@ -530,12 +531,7 @@ impl Shard {
         if let Some(at) = endpoint.wake_at {
             self.timers.remove(&(at, key));
         }
-        if let Some(room) = self.rooms.get_mut(&endpoint.room) {
-            room.endpoints.retain(|other| *other != key);
-            if room.endpoints.is_empty() {
-                self.rooms.remove(&endpoint.room);
-            }
-        }
+        self.leave_room(key, &endpoint.room);
     }
 
     /// Takes a subscription out of the shard's tables; its endpoint has let go of it.

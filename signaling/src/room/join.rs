@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use zynk_protocol::livekit::{self, participant_info::State, signal_response};
-use zynk_protocol::{ConnectionId, ConnectionRole, NodeAction, OpenConnection, ParticipantSid};
+use zynk_protocol::{ConnectionId, ConnectionRole, Identity, NodeAction, OpenConnection, ParticipantSid};
 
 use super::participant::{Connection, Participant};
 use super::{Room, RoomOutput, SessionId, codecs};
@@ -66,19 +66,19 @@ impl Room {
 
     /// Whether a join would be accepted now: the room may be full. Agents and recorders need no place.
     pub fn check_join(&self, params: &JoinParams) -> Result<(), JoinError> {
+        match self.has_place_for(&params.identity, params.counts()) {
+            true => Ok(()),
+            false => Err(JoinError::Forbidden { code: "room_full", message: "the room is full".into() }),
+        }
+    }
+
+    pub(super) fn has_place_for(&self, identity: &Identity, counts: bool) -> bool {
         let max = usize::try_from(self.settings.record.max_participants).unwrap_or(usize::MAX);
-        if max == 0 || !params.counts() {
-            return Ok(());
+        if max == 0 || !counts {
+            return true;
         }
-        let others = self
-            .participants
-            .values()
-            .filter(|other| other.counts() && other.identity != params.identity)
-            .count();
-        if others >= max {
-            return Err(JoinError::Forbidden { code: "room_full", message: "the room is full".into() });
-        }
-        Ok(())
+        let others = self.participants.values();
+        others.filter(|other| other.counts() && other.identity != *identity).count() < max
     }
 
     fn add_participant(&mut self, session: SessionId, mut params: JoinParams) -> ParticipantSid {

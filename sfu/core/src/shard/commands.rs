@@ -28,6 +28,9 @@ impl Shard {
     pub(super) fn handle_command(&mut self, room: RoomSid, action: NodeAction) {
         match action {
             NodeAction::OpenConnection(open) => self.open_connection(room, open),
+            NodeAction::AdoptConnection { connection, from } => {
+                self.adopt_connection(&room, connection, from)
+            }
             NodeAction::CloseConnection { connection } => {
                 if let Some(key) = self.endpoint_of(connection) {
                     self.close(key, None);

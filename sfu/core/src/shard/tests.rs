@@ -13,6 +13,7 @@ use crate::{
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
 
+mod adopt;
 mod attacks;
 mod backup;
 mod begin;
