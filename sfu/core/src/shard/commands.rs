@@ -110,7 +110,7 @@ impl Shard {
             media: MediaSession::new(self.random.random()),
             allocation: Allocation::default(),
             caught_up: CaughtUp::default(),
-            credentials: CredentialsNow { current: credentials.clone(), offered: None },
+            credentials: CredentialsNow { current: credentials.clone(), offered: None, restarts: 0 },
             sections: Vec::new(),
             expected: Vec::new(),
             subscriptions: rustc_hash::FxHashMap::default(),
