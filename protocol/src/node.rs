@@ -51,6 +51,12 @@ pub enum NodeAction {
         /// The room that it is in now.
         from: RoomSid,
     },
+    /// Forward no more of the room's audio than that of the loudest. Told anew with each connection: a worker may have
+    /// joined the room with it.
+    LimitAudio {
+        /// How many are heard; 0: all.
+        loudest: u32,
+    },
     /// End the room and all its connections.
     CloseRoom,
     /// The client's SDP offer. Answered by [`NodeEvent::Answer`] or [`NodeEvent::NegotiationFailed`].

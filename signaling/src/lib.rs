@@ -53,7 +53,7 @@ mod whip_session;
 mod ws;
 
 pub use admin::{AdminError, AdminRequest, AdminResponse};
-pub use config::{IceServerConfig, LimitsConfig, RoomConfig, SignalingConfig};
+pub use config::{AUDIO_TOP_N_MAX, IceServerConfig, LimitsConfig, RoomConfig, SignalingConfig};
 pub use directory::{Directory, SessionHandle, WebhookSender};
 pub use guest::{GUEST_TOKEN_TTL, GuestConfig};
 pub use http::{api_router, collapse_slashes};

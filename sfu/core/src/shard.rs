@@ -18,6 +18,7 @@ mod deliver;
 mod deliveries;
 mod flows;
 mod forward;
+mod hear;
 mod measure;
 mod media;
 mod negotiate;
@@ -51,6 +52,7 @@ use crate::{
     demux::{DatagramKind, Demux, local_ufrag, nomination},
     endpoint::Endpoint,
     forwarder::Subscription,
+    loudest::Loudest,
     media::{egress::NtpTime, timers::TimerWheel, twcc::PacketReport},
     speakers::Speakers,
     track::Track,
@@ -147,6 +149,8 @@ struct Room {
     overheard: Speakers,
     /// Who speaks.
     speaking: FxHashSet<ParticipantSid>,
+    /// Whose audio is forwarded, of those who publish here or elsewhere.
+    loudest: Loudest,
 }
 
 /// Counters since the shard was made, and sizes now.
@@ -173,6 +177,8 @@ pub struct ShardStats {
     pub rtp_packets_protected: u64,
     /// Payload bytes that this added.
     pub rtp_bytes_redundant: u64,
+    /// RTP packets of audio that subscribers were not sent, as their publishers are not among the loudest of the room.
+    pub rtp_packets_withheld: u64,
     /// RTP packets that publishers here sent, handed to other shards: once for each of them.
     pub relay_packets_sent: u64,
     /// RTP packets taken from other shards.

@@ -154,8 +154,8 @@ impl Dispatcher {
                 let workers = self.placement.close(&room);
                 self.pass_all(&workers, NodeCommand { room, action }).await;
             }
-            // Only the worker that has the track acts on it; the others ignore it.
-            NodeAction::RemoveTrack { .. } | NodeAction::MuteTrack { .. } => {
+            // Of a track, only the worker that has it acts on it; the others ignore it.
+            NodeAction::RemoveTrack { .. } | NodeAction::MuteTrack { .. } | NodeAction::LimitAudio { .. } => {
                 let workers = self.placement.workers(&room).to_vec();
                 self.pass_all(&workers, NodeCommand { room, action }).await;
             }

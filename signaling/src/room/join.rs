@@ -220,6 +220,7 @@ impl Room {
         };
         let can_subscribe = participant.permission.can_subscribe;
         self.command(NodeAction::OpenConnection(open));
+        self.limit_audio();
         if can_subscribe {
             self.open_downstream(sid);
         }
@@ -243,6 +244,15 @@ impl Room {
             late_binding: false,
             candidates,
         }));
+        self.limit_audio();
+    }
+
+    /// The worker of a connection that has come to the room may be new to it.
+    pub(super) fn limit_audio(&mut self) {
+        let loudest = self.settings.config.room.audio_top_n;
+        if loudest > 0 {
+            self.command(NodeAction::LimitAudio { loudest });
+        }
     }
 
     fn new_connection(&mut self, sid: &ParticipantSid) -> ConnectionId {

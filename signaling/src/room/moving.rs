@@ -201,6 +201,7 @@ impl Room {
             self.moves.held.insert(*connection, VecDeque::new());
             self.command(NodeAction::AdoptConnection { connection: *connection, from: from.clone() });
         }
+        self.limit_audio();
         self.identities.insert(participant.identity.clone(), sid.clone());
         self.sessions.insert(session, sid.clone());
         self.participants.insert(sid.clone(), participant);

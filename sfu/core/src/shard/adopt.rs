@@ -42,6 +42,7 @@ impl Shard {
     /// What a room knows of a track that leaves it.
     fn part_track_from_room(&mut self, key: TrackKey, from: &RoomSid) {
         self.tell_moved(key, from);
+        self.forget_voice(key);
         let Some(track) = self.tracks.get(key.0) else { return };
         let last_word = self.rooms.get_mut(from).and_then(|room| {
             room.speaking.remove(&track.participant);

@@ -36,6 +36,12 @@ impl Shard {
                     self.close(key, None);
                 }
             }
+            NodeAction::LimitAudio { loudest } => {
+                // Only a connection makes a room.
+                if let Some(room) = self.rooms.get_mut(&room) {
+                    room.loudest.set_places(loudest);
+                }
+            }
             NodeAction::CloseRoom => {
                 let endpoints = self.rooms.get(&room).map(|room| room.endpoints.clone()).unwrap_or_default();
                 for key in endpoints {
@@ -159,6 +165,8 @@ impl Shard {
         if std::mem::replace(&mut track.muted, muted) == muted {
             return;
         }
+        self.forget_voice(key);
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
         // What was shown before is not shown again.
         track.encodings.iter_mut().for_each(|encoding| encoding.last_video.clear());
         let subscribers = track.subscribers.clone();
@@ -225,6 +233,7 @@ impl Shard {
 
     /// Takes a track out of the shard's table.
     pub(super) fn take_track(&mut self, key: TrackKey) -> Option<Track> {
+        self.forget_voice(key);
         let track = self.tracks.try_remove(key.0)?;
         self.tell_stopped(key, &track);
         if let Origin::Relay(origin) = &track.origin

@@ -183,6 +183,7 @@ impl Shard {
             muted: announced.muted,
             encrypted: announced.encrypted,
             codec: announced.codec.clone(),
+            loudness: None,
             backup: None,
             usage: announced.backup,
         }));
@@ -405,12 +406,12 @@ impl Shard {
         endpoint.negotiation.outstanding = Some((offer_id, self.now));
         if let Some(credentials) = &fresh {
             endpoint.credentials.offered = Some(credentials.clone());
-            self.demux.add_ufrag(&credentials.ufrag, key);
             endpoint.credentials.restarts = endpoint.credentials.restarts.saturating_add(1);
+            self.demux.add_ufrag(&credentials.ufrag, key);
         }
         let connection = endpoint.id;
-        let local = self.local_sections(key);
         let restarts = endpoint.credentials.restarts;
+        let local = self.local_sections(key);
         match sdp::edit(&offer.sdp, &local, restarts, fresh.as_ref()) {
             Ok(sdp) => {
                 let mid_tracks = self.mid_tracks(key);

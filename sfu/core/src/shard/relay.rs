@@ -380,6 +380,7 @@ impl Shard {
             muted: relayed.muted,
             encrypted: relayed.encrypted,
             codec: relayed.codec.clone(),
+            loudness: None,
             backup: None,
             usage: relayed.usage,
         }));

@@ -18,6 +18,7 @@ mod attacks;
 mod backup;
 mod begin;
 mod flows;
+mod loudest;
 mod measure;
 mod media;
 mod protection;

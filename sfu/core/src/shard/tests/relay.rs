@@ -23,7 +23,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn new(shards: u8) -> Self {
+    pub(super) fn new(shards: u8) -> Self {
         Self { shards: (0..shards).map(Rig::with_index).collect(), wires: BTreeMap::new() }
     }
 
@@ -39,7 +39,7 @@ impl Node {
         node
     }
 
-    fn tell_siblings(&mut self, whom: &[usize], room: &[usize]) {
+    pub(super) fn tell_siblings(&mut self, whom: &[usize], room: &[usize]) {
         for index in whom {
             let shards = room.iter().map(|shard| ShardIndex(*shard as u8)).collect();
             let rig = &mut self.shards[*index];
