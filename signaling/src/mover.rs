@@ -10,7 +10,7 @@
 use tokio::sync::{mpsc, oneshot};
 use zynk_protocol::{ConnectionId, Identity, NodeEvent, NodeId, RoomName, livekit};
 
-use crate::admin::{AdminError, AdminRequest, AdminResponse};
+use crate::admin::{AdminError, AdminRequest};
 use crate::directory::{Directory, NO_ROOM, ask};
 use crate::room_task::RoomMessage;
 
@@ -26,14 +26,11 @@ impl Directory {
         destination: RoomName,
     ) -> Result<(), AdminError> {
         let source = self.room(room).ok_or(NO_ROOM)?;
-        let question = AdminRequest::GetParticipant(identity.clone());
-        let Ok(AdminResponse::Participant(info)) = ask(&source, question).await.unwrap_or(Err(NO_ROOM))
-        else {
-            return Err(AdminError::NotFound("participant does not exist"));
-        };
+        // First, so that no room is opened for nothing.
+        let (reply, answer) = oneshot::channel();
+        let check = RoomMessage::CheckDeparture { identity: identity.clone(), reply };
+        let counts = put(&source, check, answer).await.unwrap_or(Err(NO_ROOM))?;
         let target = self.destination(&destination)?;
-        let permission = info.permission.unwrap_or_default();
-        let counts = !(permission.recorder || permission.agent);
         let (reply, answer) = oneshot::channel();
         let check = RoomMessage::CheckArrival { identity: identity.clone(), counts, reply };
         let node = put(&target, check, answer).await.unwrap_or(Err(NOT_ARRIVED))?;

@@ -57,6 +57,11 @@ pub(crate) enum RoomMessage {
     RequestsStopped {
         session: SessionId,
     },
+    /// Answered with whether the participant counts against a room's limit.
+    CheckDeparture {
+        identity: Identity,
+        reply: oneshot::Sender<Result<bool, AdminError>>,
+    },
     CheckArrival {
         identity: Identity,
         counts: bool,
@@ -131,6 +136,9 @@ fn refuse(mailbox: &mut mpsc::Receiver<RoomMessage>, reason: &'static str) {
             RoomMessage::Join { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
             RoomMessage::CheckJoin { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
             RoomMessage::Admin { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
+            RoomMessage::CheckDeparture { reply, .. } => {
+                drop(reply.send(Err(AdminError::Unavailable(reason))));
+            }
             RoomMessage::CheckArrival { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
             RoomMessage::Depart { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
             RoomMessage::Arrive { parcel, reply } => drop(reply.send(Err(parcel))),
@@ -269,6 +277,11 @@ impl RoomTask {
                 self.next_reply += 1;
                 self.replies.insert(id, reply);
                 Some(RoomInput::Admin { reply: id, request })
+            }
+            RoomMessage::CheckDeparture { identity, reply } => {
+                let counts = self.room.check_departure(&identity).map(|_| self.room.needs_place(&identity));
+                drop(reply.send(counts));
+                None
             }
             RoomMessage::CheckArrival { identity, counts, reply } => {
                 drop(reply.send(self.room.check_arrival(&identity, counts)));

@@ -98,6 +98,11 @@ impl Room {
         participant.session.ok_or(AdminError::Unavailable("the participant is reconnecting"))
     }
 
+    /// Whether somebody counts against a room's limit.
+    pub fn needs_place(&self, identity: &Identity) -> bool {
+        self.by_identity(identity).is_some_and(Participant::counts)
+    }
+
     /// Whether somebody could come from another room now, and the node that it has to be on for that.
     pub fn check_arrival(&self, identity: &Identity, counts: bool) -> Result<NodeId, AdminError> {
         match self.finished {
