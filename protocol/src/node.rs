@@ -42,6 +42,21 @@ pub enum NodeAction {
         /// Which.
         connection: ConnectionId,
     },
+    /// Take over a peer connection of another room of the node, with all that it publishes. Signaling has ended its
+    /// subscriptions, and those to its tracks, before. The other room is told [`NodeEvent::ConnectionMoved`]; what happens
+    /// after that is told to this room.
+    AdoptConnection {
+        /// Which.
+        connection: ConnectionId,
+        /// The room that it is in now.
+        from: RoomSid,
+    },
+    /// Forward no more of the room's audio than that of the loudest. Told anew with each connection: a worker may have
+    /// joined the room with it.
+    LimitAudio {
+        /// How many are heard; 0: all.
+        loudest: u32,
+    },
     /// End the room and all its connections.
     CloseRoom,
     /// The client's SDP offer. Answered by [`NodeEvent::Answer`] or [`NodeEvent::NegotiationFailed`].
@@ -322,6 +337,12 @@ pub enum NodeEvent {
         connection: ConnectionId,
         /// The state now.
         state: ConnectionState,
+    },
+    /// Another room has taken a connection over ([`NodeAction::AdoptConnection`]), or it does not exist any more. Nothing
+    /// about it follows here.
+    ConnectionMoved {
+        /// Whose.
+        connection: ConnectionId,
     },
     /// An expected track was found in the SDP; it can be subscribed to.
     TrackStarted(StartedTrack),

@@ -1,6 +1,6 @@
 //! What the server API can ask of an open room, and what comes back.
 
-use zynk_protocol::{Identity, livekit};
+use zynk_protocol::{Identity, RoomName, livekit};
 
 use crate::room_stats::RoomStats;
 
@@ -34,6 +34,14 @@ pub enum AdminRequest {
     UpdateRoomMetadata {
         /// The new value; empty clears it.
         metadata: String,
+    },
+    /// Make a participant join another room anew (`MoveParticipant` to a room of another node). Answered by
+    /// [`AdminResponse::Done`].
+    SendElsewhere {
+        /// Who.
+        identity: Identity,
+        /// The other room.
+        destination: RoomName,
     },
     /// Call a method of a participant. Answered by [`AdminResponse::Rpc`].
     PerformRpc(livekit::PerformRpcRequest),

@@ -37,7 +37,14 @@ pub struct RoomConfig {
     pub subscriber_update_interval_ms: u64,
     /// How long a layer that nobody watches any more stays asked for, in milliseconds.
     pub dynacast_pause_delay_ms: u64,
+    /// Of how many publishers the audio is forwarded, the loudest of the room, at most 64; 0 means of all. In rooms of
+    /// hundreds it spares receivers what nobody could listen to. Publishers who do not tell their audio levels, and the
+    /// sound of shared screens, are always heard.
+    pub audio_top_n: u32,
 }
+
+/// Largest [`RoomConfig::audio_top_n`]: nodes count to no more.
+pub const AUDIO_TOP_N_MAX: u32 = 64;
 
 /// Limits on what clients may send; what is over them is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -86,6 +93,7 @@ impl Default for RoomConfig {
             enable_remote_unmute: false,
             subscriber_update_interval_ms: 500,
             dynacast_pause_delay_ms: 3_000,
+            audio_top_n: 0,
         }
     }
 }

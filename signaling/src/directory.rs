@@ -35,7 +35,7 @@ const OPEN_ATTEMPTS: u32 = 3;
 /// How long [`Directory::shutdown`] waits for clients to take their Leave.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-const NO_ROOM: AdminError = AdminError::NotFound("requested room does not exist");
+pub(crate) const NO_ROOM: AdminError = AdminError::NotFound("requested room does not exist");
 
 /// Every open room. Cheap to clone; all clones are the same directory.
 #[derive(Clone)]
@@ -268,6 +268,11 @@ impl Directory {
         }
     }
 
+    /// The open room of this name.
+    pub(crate) fn room(&self, name: &RoomName) -> Option<mpsc::Sender<RoomMessage>> {
+        self.inner.room(name)
+    }
+
     /// Refuses what may not open a room that is not open.
     fn may_open(&self, params: &JoinParams) -> Result<(), JoinError> {
         let may_create = self.inner.config.room.auto_create || params.may_create_room;
@@ -281,7 +286,7 @@ impl Directory {
     /// The room of this name, opened if it is not.
     ///
     /// All under one lock, and the room's task places it later: two who come at once get the same room.
-    fn open(
+    pub(crate) fn open(
         &self,
         name: &RoomName,
         request: &livekit::CreateRoomRequest,
@@ -349,7 +354,7 @@ impl Drop for SessionPermit {
 }
 
 /// None if the room ended before it answered.
-async fn ask(
+pub(crate) async fn ask(
     mailbox: &mpsc::Sender<RoomMessage>,
     request: AdminRequest,
 ) -> Option<Result<AdminResponse, AdminError>> {

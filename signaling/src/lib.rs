@@ -30,6 +30,7 @@ mod guest;
 mod http;
 mod join;
 mod metrics;
+mod mover;
 mod other_services;
 mod packed_text;
 mod placement;
@@ -38,6 +39,7 @@ mod room;
 mod room_service;
 mod room_stats;
 mod room_task;
+mod route;
 mod sdp_fragment;
 mod session;
 mod twirp;
@@ -51,13 +53,13 @@ mod whip_session;
 mod ws;
 
 pub use admin::{AdminError, AdminRequest, AdminResponse};
-pub use config::{IceServerConfig, LimitsConfig, RoomConfig, SignalingConfig};
+pub use config::{AUDIO_TOP_N_MAX, IceServerConfig, LimitsConfig, RoomConfig, SignalingConfig};
 pub use directory::{Directory, SessionHandle, WebhookSender};
 pub use guest::{GUEST_TOKEN_TTL, GuestConfig};
 pub use http::{api_router, collapse_slashes};
 pub use join::{ConnectionMode, JoinError, JoinParams, Resume, SubscribeScope};
 pub use responses::ResponseReceiver;
-pub use room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+pub use room::{MoveId, ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId, Traveller};
 pub use room_stats::{
     EncodingStats, GivenLayers, ParticipantStats, RoomStats, SubscriptionState, SubscriptionStats,
     TrackStats, TransportStats, WantedLayers,

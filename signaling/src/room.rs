@@ -22,6 +22,7 @@ mod fallback;
 mod join;
 mod leave;
 mod metadata;
+mod moving;
 mod negotiation;
 mod participant;
 mod permission;
@@ -58,6 +59,7 @@ use crate::join::{JoinError, JoinParams};
 
 pub(crate) use leave::leave_message;
 pub(crate) use metadata::check_limits;
+pub use moving::{MoveId, Traveller};
 use participant::Participant;
 
 /// One signaling session, numbered by the shell.
@@ -106,6 +108,35 @@ pub enum RoomInput {
     Node(NodeEvent),
     /// The media node is gone, and the media with it.
     NodeLost,
+    /// A participant goes to another room of the node. All its earlier requests have been handed in, and the next one goes
+    /// there. Answered by [`RoomOutput::Departed`].
+    Depart {
+        /// Its session.
+        session: SessionId,
+        /// Names the move in outputs.
+        number: MoveId,
+        /// The other room.
+        destination: RoomName,
+    },
+    /// A participant of another room of the node comes with its session and its media.
+    Arrive {
+        /// What its session is called here.
+        session: SessionId,
+        /// The participant.
+        traveller: Box<Traveller>,
+    },
+    /// What the node told the other room of a participant that has arrived: [`RoomOutput::PassOn`].
+    Late(NodeEvent),
+    /// No more of that comes.
+    Settled {
+        /// The participant's connections.
+        connections: Vec<ConnectionId>,
+    },
+    /// A participant that has departed did not arrive anywhere.
+    Stranded {
+        /// The participant's connections.
+        connections: Vec<ConnectionId>,
+    },
     /// The server API asks something.
     Admin {
         /// Where the answer goes.
@@ -175,6 +206,25 @@ pub enum RoomOutput {
     },
     /// Tell the media node.
     ToNode(NodeAction),
+    /// The outcome of [`RoomInput::Depart`].
+    Departed {
+        /// Which move.
+        number: MoveId,
+        /// The participant, for the other room's [`RoomInput::Arrive`].
+        result: Result<Box<Traveller>, AdminError>,
+    },
+    /// The node told this about a participant that has departed: for the other room's [`RoomInput::Late`].
+    PassOn {
+        /// Which move.
+        number: MoveId,
+        /// What it told.
+        event: NodeEvent,
+    },
+    /// The node has told all that it tells here about a participant that has departed: [`RoomInput::Settled`] is next.
+    PassedAll {
+        /// Which move.
+        number: MoveId,
+    },
     /// Answer the server API.
     AdminReply {
         /// Which question.
@@ -231,6 +281,7 @@ pub struct Room {
     tracks: HashMap<TrackSid, ParticipantSid>,
     updates: updates::UpdateQueue,
     departed: resume::Departed,
+    moves: moving::Moves,
     data: data::DataState,
     rpcs: rpc::RpcState,
     rehearsals: rehearsal::Rehearsals,
@@ -261,6 +312,7 @@ impl Room {
             tracks: HashMap::new(),
             updates: updates::UpdateQueue::default(),
             departed: resume::Departed::default(),
+            moves: moving::Moves::default(),
             data: data::DataState::default(),
             rpcs: rpc::RpcState::default(),
             rehearsals: rehearsal::Rehearsals::default(),
@@ -302,7 +354,16 @@ impl Room {
             RoomInput::SessionClosed { session } => self.handle_session_closed(session),
             RoomInput::SessionFaulted { session } => self.handle_session_faulted(session),
             RoomInput::SessionAlive { session } => self.handle_session_alive(session),
-            RoomInput::Node(event) => self.handle_node(event),
+            RoomInput::Node(event) => {
+                if let Some(event) = self.divert(event) {
+                    self.handle_node(event);
+                }
+            }
+            RoomInput::Depart { session, number, destination } => self.depart(session, number, destination),
+            RoomInput::Arrive { session, traveller } => self.arrive(session, *traveller),
+            RoomInput::Late(event) => self.handle_node(event),
+            RoomInput::Settled { connections } => self.settle(&connections),
+            RoomInput::Stranded { connections } => self.close_stranded(&connections),
             RoomInput::NodeLost => self.handle_node_lost(),
             RoomInput::Timeout => {}
             RoomInput::Shutdown => self.handle_shutdown(),
@@ -400,6 +461,8 @@ impl Room {
                 self.node_negotiation_failed(connection, &failure);
             }
             NodeEvent::ConnectionState { connection, state } => self.connection_changed(connection, state),
+            // Where it is expected, it has been diverted.
+            NodeEvent::ConnectionMoved { .. } => {}
             NodeEvent::TrackStarted(started) => self.track_started(started),
             NodeEvent::TrackStopped { track, .. } => self.track_stopped(&track),
             NodeEvent::Subscribed { connection, track, backup } => {
@@ -425,27 +488,21 @@ impl Room {
     pub(crate) fn blame_for(&self, input: &RoomInput) -> Blame {
         let connection = match input {
             RoomInput::Join { session, .. }
+            | RoomInput::Depart { session, .. }
+            | RoomInput::Arrive { session, .. }
             | RoomInput::Signal { session, .. }
             | RoomInput::SessionClosed { session }
             | RoomInput::SessionFaulted { session }
             | RoomInput::SessionAlive { session } => return Blame::Session(*session),
             RoomInput::Admin { reply, .. } => return Blame::Caller(*reply),
             RoomInput::NodeLost | RoomInput::Timeout | RoomInput::Shutdown => return Blame::Room,
-            RoomInput::Node(event) => match event {
-                NodeEvent::Answer { connection, .. }
-                | NodeEvent::Offer { connection, .. }
-                | NodeEvent::NegotiationNeeded { connection, .. }
-                | NodeEvent::NegotiationFailed { connection, .. }
-                | NodeEvent::ConnectionState { connection, .. }
-                | NodeEvent::Subscribed { connection, .. }
-                | NodeEvent::SubscriptionFailed { connection, .. }
-                | NodeEvent::StreamState { connection, .. }
-                | NodeEvent::DataChannelOpen { connection, .. }
-                | NodeEvent::DataReceived { connection, .. } => connection,
-                _ => return Blame::Nobody,
+            RoomInput::Settled { .. } | RoomInput::Stranded { .. } => return Blame::Nobody,
+            RoomInput::Node(event) | RoomInput::Late(event) => match connection_of(event) {
+                Some(connection) => connection,
+                None => return Blame::Nobody,
             },
         };
-        let participant = self.connections.get(connection).and_then(|sid| self.participants.get(sid));
+        let participant = self.connections.get(&connection).and_then(|sid| self.participants.get(sid));
         match participant.and_then(|participant| participant.session) {
             Some(session) => Blame::Session(session),
             None => Blame::Nobody,
@@ -508,5 +565,23 @@ impl Room {
 
     fn system_time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms)
+    }
+}
+
+/// The one connection that an event is about.
+fn connection_of(event: &NodeEvent) -> Option<ConnectionId> {
+    match event {
+        NodeEvent::Answer { connection, .. }
+        | NodeEvent::Offer { connection, .. }
+        | NodeEvent::NegotiationNeeded { connection, .. }
+        | NodeEvent::NegotiationFailed { connection, .. }
+        | NodeEvent::ConnectionState { connection, .. }
+        | NodeEvent::ConnectionMoved { connection }
+        | NodeEvent::Subscribed { connection, .. }
+        | NodeEvent::SubscriptionFailed { connection, .. }
+        | NodeEvent::StreamState { connection, .. }
+        | NodeEvent::DataChannelOpen { connection, .. }
+        | NodeEvent::DataReceived { connection, .. } => Some(*connection),
+        _ => None,
     }
 }

@@ -144,8 +144,10 @@ pub(crate) async fn call(
         }
         "MoveParticipant" => {
             let request: livekit::MoveParticipantRequest = encoding.decode(body)?;
-            check_destination(grants, &request.room, &request.destination_room)?;
-            Err(unimplemented(method))
+            let room = check_destination(grants, &request.room, &request.destination_room)?;
+            let (who, to) = (Identity::new(request.identity), RoomName::new(request.destination_room));
+            directory.move_participant(&room, who, to).await?;
+            encoding.encode(&livekit::MoveParticipantResponse {})
         }
         "PerformRpc" => {
             let request: livekit::PerformRpcRequest = encoding.decode(body)?;
@@ -172,8 +174,9 @@ pub(crate) fn administered(grants: &VideoGrants, room: &str) -> Result<RoomName,
     Ok(RoomName::new(room))
 }
 
-fn check_destination(grants: &VideoGrants, room: &str, destination: &str) -> Result<(), TwirpError> {
-    administered(grants, room)?;
+/// The request's room, if the token is the very room's and for the destination.
+fn check_destination(grants: &VideoGrants, room: &str, destination: &str) -> Result<RoomName, TwirpError> {
+    let source = administered(grants, room)?;
     require(
         !destination.is_empty() && grants.destination_room == destination,
         "destinationRoom equal to the request's destination_room",
@@ -182,7 +185,7 @@ fn check_destination(grants: &VideoGrants, room: &str, destination: &str) -> Res
         let message = "room and destination_room are the same";
         return Err(TwirpError::new(TwirpCode::InvalidArgument, message));
     }
-    Ok(())
+    Ok(source)
 }
 
 fn unimplemented(method: &str) -> TwirpError {

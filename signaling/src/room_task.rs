@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use zynk_bus::BusError;
 use zynk_protocol::{
-    NodeAction, NodeCommand, NodeId, NodeNotice, ParticipantSid, RoomName, RoomSid, livekit,
+    ConnectionId, Identity, NodeAction, NodeCommand, NodeEvent, NodeId, NodeNotice, ParticipantSid, RoomName,
+    RoomSid, livekit,
 };
 use zynk_store::RoomRecord;
 
@@ -18,6 +19,12 @@ use crate::join::{JoinError, JoinParams};
 use crate::placement;
 use crate::responses::{self, RESPONSES_MAX, ResponseRefused, ResponseSender};
 use crate::room::{Blame, ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+use crate::route::{self, NextRoute, Route};
+
+mod moves;
+
+use moves::Moves;
+pub(crate) use moves::Parcel;
 
 /// Messages that wait for a room. When the mailbox is full, whoever sends to it waits.
 pub(crate) const MAILBOX_MAX: usize = 1_024;
@@ -45,6 +52,39 @@ pub(crate) enum RoomMessage {
     },
     SessionClosed {
         session: SessionId,
+    },
+    /// A session's requests have all come; see [`crate::route`].
+    RequestsStopped {
+        session: SessionId,
+    },
+    /// Answered with whether the participant counts against a room's limit.
+    CheckDeparture {
+        identity: Identity,
+        reply: oneshot::Sender<Result<bool, AdminError>>,
+    },
+    CheckArrival {
+        identity: Identity,
+        counts: bool,
+        reply: oneshot::Sender<Result<NodeId, AdminError>>,
+    },
+    /// Answered with none where the other room's node is another than this one's.
+    Depart {
+        identity: Identity,
+        destination: RoomName,
+        node: NodeId,
+        reply: oneshot::Sender<Result<Option<Parcel>, AdminError>>,
+    },
+    /// Answered with what cannot be taken in.
+    Arrive {
+        parcel: Box<Parcel>,
+        reply: oneshot::Sender<Result<(), Box<Parcel>>>,
+    },
+    Late(NodeEvent),
+    Settled {
+        connections: Vec<ConnectionId>,
+    },
+    Stranded {
+        connections: Vec<ConnectionId>,
     },
     Admin {
         request: Box<AdminRequest>,
@@ -96,9 +136,28 @@ fn refuse(mailbox: &mut mpsc::Receiver<RoomMessage>, reason: &'static str) {
             RoomMessage::Join { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
             RoomMessage::CheckJoin { reply, .. } => drop(reply.send(Err(JoinError::Unavailable(reason)))),
             RoomMessage::Admin { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
-            RoomMessage::Signal { .. } | RoomMessage::SessionClosed { .. } | RoomMessage::Shutdown => {}
+            RoomMessage::CheckDeparture { reply, .. } => {
+                drop(reply.send(Err(AdminError::Unavailable(reason))));
+            }
+            RoomMessage::CheckArrival { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
+            RoomMessage::Depart { reply, .. } => drop(reply.send(Err(AdminError::Unavailable(reason)))),
+            RoomMessage::Arrive { parcel, reply } => drop(reply.send(Err(parcel))),
+            RoomMessage::Signal { .. }
+            | RoomMessage::SessionClosed { .. }
+            | RoomMessage::RequestsStopped { .. }
+            | RoomMessage::Late(_)
+            | RoomMessage::Settled { .. }
+            | RoomMessage::Stranded { .. }
+            | RoomMessage::Shutdown => {}
         }
     }
+}
+
+/// The room's ends of a session.
+#[derive(Debug)]
+struct Door {
+    responses: ResponseSender,
+    switches: mpsc::Sender<NextRoute>,
 }
 
 struct RoomTask {
@@ -108,8 +167,9 @@ struct RoomTask {
     node: NodeId,
     notices: mpsc::Receiver<NodeNotice>,
     mailbox: mpsc::WeakSender<RoomMessage>,
-    sessions: HashMap<SessionId, ResponseSender>,
+    sessions: HashMap<SessionId, Door>,
     next_session: u64,
+    moves: Moves,
     replies: HashMap<ReplyId, oneshot::Sender<Result<AdminResponse, AdminError>>>,
     next_reply: u64,
     participants: i64,
@@ -151,6 +211,7 @@ impl RoomTask {
             mailbox,
             sessions: HashMap::new(),
             next_session: 1,
+            moves: Moves::default(),
             replies: HashMap::new(),
             next_reply: 1,
             participants: 0,
@@ -217,6 +278,30 @@ impl RoomTask {
                 self.replies.insert(id, reply);
                 Some(RoomInput::Admin { reply: id, request })
             }
+            RoomMessage::CheckDeparture { identity, reply } => {
+                let counts = self.room.check_departure(&identity).map(|_| self.room.needs_place(&identity));
+                drop(reply.send(counts));
+                None
+            }
+            RoomMessage::CheckArrival { identity, counts, reply } => {
+                drop(reply.send(self.room.check_arrival(&identity, counts)));
+                None
+            }
+            RoomMessage::Depart { identity, destination, node, reply } => {
+                self.begin_move(&identity, destination, &node, reply);
+                None
+            }
+            RoomMessage::RequestsStopped { session } => {
+                self.depart(session).await;
+                None
+            }
+            RoomMessage::Arrive { parcel, reply } => {
+                self.arrive(parcel, reply).await;
+                None
+            }
+            RoomMessage::Late(event) => Some(RoomInput::Late(event)),
+            RoomMessage::Settled { connections } => Some(RoomInput::Settled { connections }),
+            RoomMessage::Stranded { connections } => Some(RoomInput::Stranded { connections }),
             RoomMessage::Shutdown => Some(RoomInput::Shutdown),
         }
     }
@@ -230,7 +315,8 @@ impl RoomTask {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let (responses_in, mut responses) = responses::channel(RESPONSES_MAX);
-        self.sessions.insert(session, responses_in);
+        let (switches, switches_out) = mpsc::channel(route::SWITCHES_MAX);
+        self.sessions.insert(session, Door { responses: responses_in, switches });
         self.joining = None;
         self.handle(RoomInput::Join { session, params });
         self.beginning = Some(session);
@@ -249,7 +335,8 @@ impl RoomTask {
             return drop(reply.send(Err(JoinError::Unavailable("the room did not answer"))));
         };
         let (requests, requests_out) = mpsc::channel(REQUESTS_MAX);
-        tokio::spawn(forward(session, requests_out, self.mailbox.clone(), permit));
+        let route = Route { mailbox: self.mailbox.clone(), session };
+        tokio::spawn(route::forward(route, requests_out, switches_out, permit));
         // If nobody waits any more, the handle is dropped here, and the session ends by that.
         drop(reply.send(Ok(SessionHandle { first: *first, requests, responses, participant })));
     }
@@ -301,6 +388,9 @@ impl RoomTask {
                     self.inner.metrics.join_seconds.observe(waited)
                 }
                 RoomOutput::ToNode(action) => self.command(action).await,
+                RoomOutput::Departed { number, result } => self.moves.departed = Some((number, result)),
+                RoomOutput::PassOn { number, event } => self.moves.pass_on(number, event),
+                RoomOutput::PassedAll { number } => self.moves.passed_all(number),
                 RoomOutput::AdminReply { reply, result } => {
                     if let Some(reply) = self.replies.remove(&reply) {
                         drop(reply.send(result));
@@ -329,10 +419,10 @@ impl RoomTask {
     }
 
     fn tell(&mut self, session: SessionId, response: Box<livekit::SignalResponse>) {
-        let Some(responses) = self.sessions.get(&session) else { return };
+        let Some(door) = self.sessions.get(&session) else { return };
         self.inner.metrics.responses.inc();
         let counted = self.beginning != Some(session);
-        if responses.try_send(response, counted) == Err(ResponseRefused::Full) {
+        if door.responses.try_send(response, counted) == Err(ResponseRefused::Full) {
             self.inner.metrics.slow_sessions.inc();
             self.sessions.remove(&session);
             self.room.handle_input(Instant::now(), unix_ms(), RoomInput::SessionClosed { session });
@@ -368,25 +458,6 @@ impl Drop for RoomTask {
     fn drop(&mut self) {
         self.inner.metrics.rooms.dec();
         self.inner.metrics.participants.dec_by(self.participants);
-    }
-}
-
-/// Brings a client's requests to its room until either side is gone.
-async fn forward(
-    session: SessionId,
-    mut requests: mpsc::Receiver<Box<livekit::SignalRequest>>,
-    mailbox: mpsc::WeakSender<RoomMessage>,
-    _permit: SessionPermit,
-) {
-    while let Some(request) = requests.recv().await {
-        let Some(mailbox) = mailbox.upgrade() else { return };
-        let message = RoomMessage::Signal { session, request };
-        if mailbox.send(message).await.is_err() {
-            return;
-        }
-    }
-    if let Some(mailbox) = mailbox.upgrade() {
-        drop(mailbox.send(RoomMessage::SessionClosed { session }).await);
     }
 }
 

@@ -269,6 +269,9 @@ async fn every_method_in_every_encoding() {
     let found: livekit::ParticipantInfo =
         in_every_encoding(&server, &token, "GetParticipant", one.clone()).await;
     assert_eq!(found.tracks.len(), 2);
+    // Its client would not understand that it is in another room.
+    let body = r#"{"room":"studio","identity":"obs","destinationRoom":"elsewhere"}"#;
+    assert_eq!(call(&server, &token, "MoveParticipant", body).await.status, 412);
 
     let muted: livekit::MuteRoomTrackResponse = in_every_encoding(
         &server,

@@ -1,5 +1,5 @@
 // Two browsers that may reach the server through its relay alone hold a call.   relay.mjs TRANSPORT BROWSER BROWSER
-// TRANSPORT is udp, tcp or tls. The credentials are made here, by the scheme as docs/adr/0011 has it.
+// TRANSPORT is udp, tcp or tls. The credentials are made here, by the scheme as docs/adr/0012 has it.
 import crypto from 'node:crypto';
 import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';

@@ -57,6 +57,11 @@ fn livekit_node_server_sdk_controls_a_room_and_accepts_webhooks() {
 }
 
 #[test]
+fn livekit_clients_move_to_another_room() {
+    Rig::start().node("interop/move.mjs", &[], LIMIT);
+}
+
+#[test]
 fn aiortc_publishes_through_whip_and_plays_through_whep() {
     Rig::start().python("interop/whip_whep.py", &["both", "whip"], LIMIT);
 }

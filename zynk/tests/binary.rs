@@ -307,7 +307,7 @@ fn a_taken_port_is_named() {
 }
 
 /// Each row: what the file says after the key, and how the error ends after the file's name.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     ("sfu.workers = 0", ":1:15: sfu.workers: workers must be 1 to 256, not 0"),
     (
         "sfu = { udp_port_first = 65535, workers = 4 }",
@@ -328,6 +328,7 @@ const REFUSED: [(&str, &str); 9] = [
         "signaling.room.enabled_codecs = []",
         ":1:33: signaling.room.enabled_codecs: at least one codec is needed",
     ),
+    ("signaling.room.audio_top_n = 65", ":1:30: signaling.room.audio_top_n: at most 64, or 0 for all"),
     ("signaling.limits.sessions_max = 0", ":1:33: signaling.limits.sessions_max: must be at least 1"),
     ("http.connections_max = 0", ":1:24: http.connections_max: must be at least 1"),
 ];

@@ -77,6 +77,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct CredentialsNow {
     pub(crate) current: Credentials,
     pub(crate) offered: Option<Credentials>,
+    /// How often they were replaced.
+    pub(crate) restarts: u32,
 }
 
 impl std::fmt::Debug for CredentialsNow {

@@ -168,6 +168,16 @@ impl Subscription {
         self.forwarder.restart();
     }
 
+    /// Of encoding `index` nothing was to be sent for a while, and packet `sequence` is next. For the receiver there is nothing
+    /// in between: numbers adjoin, and timestamps say how long it was, as after silence that was not sent.
+    pub(crate) fn go_on_with(&mut self, index: usize, sequence: u64) {
+        if self.forwarder.selector.is_current(index)
+            && let Some(rewriter) = &mut self.forwarder.rewriter
+        {
+            self.forwarder.talk_begins = rewriter.skip_to(sequence);
+        }
+    }
+
     /// Another source took the place of the one that sent encoding `index`.
     pub(crate) fn follow_encoding(&mut self, index: usize) {
         if !self.forwarder.selector.wants(index) {
@@ -478,6 +488,8 @@ struct Forwarder {
     /// The section's, as long as there is one.
     rewriter: Option<Box<Rewriter>>,
     output: Option<OutputFormat>,
+    /// The next packet is the first after a pause (RFC 3551, section 4.1: marker).
+    talk_begins: bool,
     /// Where the rewriter's last sources come from, at most [`EPOCHS_MAX`]: most streams have one or two all their life.
     sources: Vec<EpochSource>,
 }
@@ -652,6 +664,7 @@ impl Forwarder {
             Some(_) if wanted > packet.earlier_payloads => wanted,
             _ => 0,
         };
+        let marker = std::mem::take(&mut self.talk_begins) || marker;
         let treatment = Treatment { epoch, marker, empty: false, announce, earlier_payloads };
         Some(Some(Numbered { sequence, treatment }))
     }

@@ -34,6 +34,7 @@ mod keyframe_cache;
 mod ladder;
 mod layer_rates;
 mod layers;
+mod loudest;
 pub mod media;
 mod media_session;
 mod red;

@@ -249,6 +249,23 @@ impl Rewriter {
         None
     }
 
+    /// Leaves out all that is missing before a packet: it goes out as the next one. Returns whether anything is left out.
+    pub(crate) fn skip_to(&mut self, number: u64) -> bool {
+        let Some(source) = self.source.as_mut().filter(|source| source.highest.saturating_add(1) < number)
+        else {
+            return false;
+        };
+        let (first, end) = (source.highest.saturating_add(1), number);
+        let before = self.runs.back().map_or(0, Run::total);
+        let pictures = self.runs.back().map_or(0, |run| run.pictures);
+        if self.runs.len() >= RUNS_MAX {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(Run { first, end, before, pictures });
+        source.highest = number.saturating_sub(1);
+        true
+    }
+
     /// The outgoing number of a source's packet; none if it was left out, or came before the source's first
     /// packet or everything that is remembered.
     fn place(&self, number: u64) -> Option<u64> {

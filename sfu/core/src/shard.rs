@@ -9,6 +9,7 @@
 //!  Output ◄── transmits and events of the connections and media sessions that were touched
 //! ```
 
+mod adopt;
 mod allocate;
 mod backup;
 mod begin;
@@ -17,6 +18,7 @@ mod deliver;
 mod deliveries;
 mod flows;
 mod forward;
+mod hear;
 mod measure;
 mod media;
 mod negotiate;
@@ -50,6 +52,7 @@ use crate::{
     demux::{DatagramKind, Demux, local_ufrag, nomination},
     endpoint::Endpoint,
     forwarder::Subscription,
+    loudest::Loudest,
     media::{egress::NtpTime, timers::TimerWheel, twcc::PacketReport},
     speakers::Speakers,
     track::Track,
@@ -146,6 +149,8 @@ struct Room {
     overheard: Speakers,
     /// Who speaks.
     speaking: FxHashSet<ParticipantSid>,
+    /// Whose audio is forwarded, of those who publish here or elsewhere.
+    loudest: Loudest,
 }
 
 /// Counters since the shard was made, and sizes now.
@@ -172,6 +177,8 @@ pub struct ShardStats {
     pub rtp_packets_protected: u64,
     /// Payload bytes that this added.
     pub rtp_bytes_redundant: u64,
+    /// RTP packets of audio that subscribers were not sent, as their publishers are not among the loudest of the room.
+    pub rtp_packets_withheld: u64,
     /// RTP packets that publishers here sent, handed to other shards: once for each of them.
     pub relay_packets_sent: u64,
     /// RTP packets taken from other shards.
@@ -530,12 +537,7 @@ impl Shard {
         if let Some(at) = endpoint.wake_at {
             self.timers.remove(&(at, key));
         }
-        if let Some(room) = self.rooms.get_mut(&endpoint.room) {
-            room.endpoints.retain(|other| *other != key);
-            if room.endpoints.is_empty() {
-                self.rooms.remove(&endpoint.room);
-            }
-        }
+        self.leave_room(key, &endpoint.room);
     }
 
     /// Takes a subscription out of the shard's tables; its endpoint has let go of it.

@@ -14,6 +14,7 @@ use crate::{
     keyframe_cache::KeyframeCache,
     layer_rates::LayerRates,
     layers::StreamLayers,
+    loudest::Loudness,
     media::{
         egress::NtpTime,
         keyframes::KeyframeRequests,
@@ -53,6 +54,8 @@ pub(crate) struct Track {
     /// Other shards that have subscribers, of a track that has its publisher here.
     pub(crate) relays: Vec<ShardIndex>,
     pub(crate) muted: bool,
+    /// How loud it is; none as long as nothing says so.
+    pub(crate) loudness: Option<Loudness>,
     /// From end to end.
     pub(crate) encrypted: bool,
     /// The codec that the publisher was asked for.

@@ -149,12 +149,13 @@ impl Dispatcher {
         let NodeCommand { room, action } = command;
         match action {
             NodeAction::OpenConnection(open) => self.open(room, open).await,
+            NodeAction::AdoptConnection { connection, from } => self.adopt(room, connection, from).await,
             NodeAction::CloseRoom => {
                 let workers = self.placement.close(&room);
                 self.pass_all(&workers, NodeCommand { room, action }).await;
             }
-            // Only the worker that has the track acts on it; the others ignore it.
-            NodeAction::RemoveTrack { .. } | NodeAction::MuteTrack { .. } => {
+            // Of a track, only the worker that has it acts on it; the others ignore it.
+            NodeAction::RemoveTrack { .. } | NodeAction::MuteTrack { .. } | NodeAction::LimitAudio { .. } => {
                 let workers = self.placement.workers(&room).to_vec();
                 self.pass_all(&workers, NodeCommand { room, action }).await;
             }
@@ -211,6 +212,19 @@ impl Dispatcher {
                 self.report_failed(room, open.connection).await;
             }
         }
+    }
+
+    /// A connection stays on its worker when it changes rooms: if the room has others, it is spread from then on.
+    async fn adopt(&mut self, room: RoomSid, connection: ConnectionId, from: RoomSid) {
+        let Some(Placed { worker, joined }) = self.placement.adopt(&from, &room, connection) else {
+            self.notify(from, NodeEvent::ConnectionMoved { connection }).await;
+            return self.report_failed(room, connection).await;
+        };
+        if joined {
+            self.tell_siblings(&room).await;
+        }
+        let action = NodeAction::AdoptConnection { connection, from };
+        self.pass(worker, WorkerCommand::Node(NodeCommand { room, action })).await;
     }
 
     /// Receivers by their worker.

@@ -64,6 +64,7 @@ enum Value {
     RtpBytesReceived,
     RtpBytesSent,
     RtpPacketsProtected,
+    RtpPacketsWithheld,
     RtpBytesRedundant,
     KeyframeRequestsReceived,
     KeyframeRequestsSent,
@@ -149,6 +150,12 @@ const FAMILIES: &[Family] = &[
         "Packets of audio sent to subscribers with payloads of earlier packets added",
         "",
         &[("", Value::RtpPacketsProtected)],
+    ),
+    counter(
+        "zynk_sfu_audio_packets_withheld",
+        "Packets of audio that subscribers were not sent, as their publishers are not among the loudest of the room",
+        "",
+        &[("", Value::RtpPacketsWithheld)],
     ),
     counter(
         "zynk_sfu_audio_redundant_bytes",
@@ -311,6 +318,7 @@ impl WorkerMetrics {
         self.set(Value::RtpBytesReceived, stats.rtp_bytes_received);
         self.set(Value::RtpBytesSent, stats.rtp_bytes_sent);
         self.set(Value::RtpPacketsProtected, stats.rtp_packets_protected);
+        self.set(Value::RtpPacketsWithheld, stats.rtp_packets_withheld);
         self.set(Value::RtpBytesRedundant, stats.rtp_bytes_redundant);
         self.set(Value::RelayPacketsSent, stats.relay_packets_sent);
         self.set(Value::RelayPacketsReceived, stats.relay_packets_received);

@@ -141,6 +141,12 @@ impl Placement {
                 joining.or(within.map(|(worker, _)| worker)).ok_or(PlaceError::NoWorker)?
             }
         };
+        let joined = self.enter(room, connection, worker);
+        Ok(Placed { worker, joined })
+    }
+
+    /// Notes that a worker has a connection of a room. Returns whether it has joined others in that by it.
+    fn enter(&mut self, room: &RoomSid, connection: ConnectionId, worker: ShardIndex) -> bool {
         let places = self.rooms.entry(room.clone()).or_default();
         let joins = !places.workers.contains(&worker);
         let joined = joins && !places.workers.is_empty();
@@ -156,7 +162,7 @@ impl Placement {
             *count += 1;
         }
         self.connections += 1;
-        Ok(Placed { worker, joined })
+        joined
     }
 
     /// The least loaded of a room's workers that are alive, and whether it has budget for another connection: those that
@@ -186,6 +192,15 @@ impl Placement {
         let is_new = places.workers.is_empty();
         let is_worth_it = candidate.busy < self.budget.busy && places.shares().all(gains);
         (is_new || is_worth_it).then_some(worker)
+    }
+
+    /// Moves a connection to another room. It stays on its worker, which joins that room if it is not in it. None if there
+    /// is no such connection.
+    pub(crate) fn adopt(&mut self, from: &RoomSid, to: &RoomSid, connection: ConnectionId) -> Option<Placed> {
+        let worker = *self.rooms.get(from)?.connections.get(&connection)?;
+        self.forget(from, connection);
+        let joined = self.enter(to, connection, worker);
+        Some(Placed { worker, joined })
     }
 
     /// Whether a worker has any.

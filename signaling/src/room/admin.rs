@@ -36,6 +36,9 @@ impl Room {
             AdminRequest::UpdateSubscriptions(request) => self.admin_update_subscriptions(request),
             AdminRequest::SendData(request) => self.admin_send_data(request),
             AdminRequest::UpdateRoomMetadata { metadata } => self.admin_room_metadata(metadata),
+            AdminRequest::SendElsewhere { identity, destination } => {
+                self.admin_send_elsewhere(&identity, &destination)
+            }
             AdminRequest::PerformRpc(request) => return self.perform_rpc(reply, request),
             AdminRequest::Stats => return self.collect_stats(reply),
             AdminRequest::UpdateRoom(request) => self.admin_update_room(request),

@@ -125,9 +125,27 @@ impl Room {
         self.tell(sid, signal_response::Message::PublishDataTrackResponse(response));
         self.participant_changed(sid, false);
         self.occupancy_changed();
-        for receiver in self.others(sid) {
-            let auto = self.participants.get(&receiver).is_some_and(|other| other.data_tracks.auto_subscribe);
-            if auto && self.add_data_subscription(&receiver, &info.sid) {
+        self.subscribe_others_to_data_tracks(sid, &[info.sid]);
+    }
+
+    /// Same of all of somebody's.
+    pub(super) fn subscribe_others_to_data_tracks_of(&mut self, sid: &ParticipantSid) {
+        let infos = self.participants.get(sid).map(|publisher| publisher.data_tracks.infos());
+        let tracks: Vec<String> = infos.into_iter().flatten().map(|info| info.sid).collect();
+        self.subscribe_others_to_data_tracks(sid, &tracks);
+    }
+
+    /// Subscribes those to new data tracks who receive them without asking.
+    fn subscribe_others_to_data_tracks(&mut self, publisher: &ParticipantSid, tracks: &[String]) {
+        for receiver in self.others(publisher) {
+            if !self.participants.get(&receiver).is_some_and(|other| other.data_tracks.auto_subscribe) {
+                continue;
+            }
+            let mut changed = false;
+            for track in tracks {
+                changed |= self.add_data_subscription(&receiver, track);
+            }
+            if changed {
                 self.send_handles(&receiver);
             }
         }
@@ -159,7 +177,7 @@ impl Room {
         }
     }
 
-    fn end_data_subscriptions(&mut self, track: &str) {
+    pub(super) fn end_data_subscriptions(&mut self, track: &str) {
         let mut affected = Vec::new();
         for participant in self.participants.values_mut() {
             if participant.data_tracks.remove(track) {

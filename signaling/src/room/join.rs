@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use zynk_protocol::livekit::{self, participant_info::State, signal_response};
-use zynk_protocol::{ConnectionId, ConnectionRole, NodeAction, OpenConnection, ParticipantSid};
+use zynk_protocol::{ConnectionId, ConnectionRole, Identity, NodeAction, OpenConnection, ParticipantSid};
 
 use super::participant::{Connection, Participant};
 use super::{Room, RoomOutput, SessionId, codecs};
@@ -66,19 +66,19 @@ impl Room {
 
     /// Whether a join would be accepted now: the room may be full. Agents and recorders need no place.
     pub fn check_join(&self, params: &JoinParams) -> Result<(), JoinError> {
+        match self.has_place_for(&params.identity, params.counts()) {
+            true => Ok(()),
+            false => Err(JoinError::Forbidden { code: "room_full", message: "the room is full".into() }),
+        }
+    }
+
+    pub(super) fn has_place_for(&self, identity: &Identity, counts: bool) -> bool {
         let max = usize::try_from(self.settings.record.max_participants).unwrap_or(usize::MAX);
-        if max == 0 || !params.counts() {
-            return Ok(());
+        if max == 0 || !counts {
+            return true;
         }
-        let others = self
-            .participants
-            .values()
-            .filter(|other| other.counts() && other.identity != params.identity)
-            .count();
-        if others >= max {
-            return Err(JoinError::Forbidden { code: "room_full", message: "the room is full".into() });
-        }
-        Ok(())
+        let others = self.participants.values();
+        others.filter(|other| other.counts() && other.identity != *identity).count() < max
     }
 
     fn add_participant(&mut self, session: SessionId, mut params: JoinParams) -> ParticipantSid {
@@ -220,6 +220,7 @@ impl Room {
         };
         let can_subscribe = participant.permission.can_subscribe;
         self.command(NodeAction::OpenConnection(open));
+        self.limit_audio();
         if can_subscribe {
             self.open_downstream(sid);
         }
@@ -243,6 +244,15 @@ impl Room {
             late_binding: false,
             candidates,
         }));
+        self.limit_audio();
+    }
+
+    /// The worker of a connection that has come to the room may be new to it.
+    pub(super) fn limit_audio(&mut self) {
+        let loudest = self.settings.config.room.audio_top_n;
+        if loudest > 0 {
+            self.command(NodeAction::LimitAudio { loudest });
+        }
     }
 
     fn new_connection(&mut self, sid: &ParticipantSid) -> ConnectionId {

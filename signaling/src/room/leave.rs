@@ -109,7 +109,7 @@ impl Room {
         Some(*participant)
     }
 
-    fn after_removal(&mut self, participant: &Participant) {
+    pub(super) fn after_removal(&mut self, participant: &Participant) {
         for other in self.participants.values_mut() {
             other.quality_told.remove(&participant.sid);
         }

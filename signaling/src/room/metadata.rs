@@ -135,11 +135,18 @@ impl Room {
     /// Sends a fresh token that says what holds now, so that the client can come back after its first one
     /// has expired.
     pub(super) fn refresh_token(&mut self, sid: &ParticipantSid) {
+        if let Some(token) = self.fresh_token(sid) {
+            self.tell(sid, signal_response::Message::RefreshToken(token));
+        }
+    }
+
+    /// Such a token, which is to be sent now.
+    pub(super) fn fresh_token(&mut self, sid: &ParticipantSid) -> Option<String> {
         let at = self.system_time();
         let due = self.now + TOKEN_REFRESH_INTERVAL;
-        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let participant = self.participants.get_mut(sid)?;
         participant.refresh_deadline = None;
-        let Some(claims) = participant.claims.as_ref().filter(|_| participant.follows_room) else { return };
+        let claims = participant.claims.as_ref().filter(|_| participant.follows_room)?;
         participant.refresh_deadline = Some(due);
         let mut claims = Claims::clone(claims);
         claims.other.remove(KEPT_CLAIM);
@@ -159,9 +166,12 @@ impl Room {
         match token {
             Ok(token) => {
                 participant.claims = Some(Arc::new(claims));
-                self.tell(sid, signal_response::Message::RefreshToken(token));
+                Some(token)
             }
-            Err(error) => tracing::warn!(%error, "no token for a participant"),
+            Err(error) => {
+                tracing::warn!(%error, "no token for a participant");
+                None
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod data;
 mod fallback;
 mod join;
 mod lifetime;
+mod moving;
 mod permission;
 mod publish;
 mod rehearsal;

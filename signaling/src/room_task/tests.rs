@@ -7,11 +7,15 @@ use tokio::sync::mpsc;
 use zynk_auth::{Claims, KeyRing, VideoGrants};
 use zynk_bus::{Bus, LocalBus};
 use zynk_protocol::livekit::leave_request::Action;
+use zynk_protocol::livekit::participant_info::State;
 use zynk_protocol::livekit::{self, SignalRequest, signal_request, signal_response};
-use zynk_protocol::{NodeCommand, NodeId, NodeInfo, RoomName};
+use zynk_protocol::{
+    ConnectionState, Identity, NodeAction, NodeCommand, NodeEvent, NodeId, NodeInfo, NodeNotice,
+    OpenConnection, RoomName,
+};
 use zynk_store::{MemoryStore, Store};
 
-use crate::admin::AdminRequest;
+use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::config::SignalingConfig;
 use crate::directory::{Directory, SessionHandle};
 use crate::join::{JoinError, JoinParams};
@@ -88,6 +92,47 @@ async fn register(bus: &LocalBus) -> tokio::task::JoinHandle<()> {
     let info = NodeInfo { node, region: String::new(), rooms: 0, connections: 0, load: 0.0 };
     let mut commands: mpsc::Receiver<NodeCommand> = bus.register_node(info).await.unwrap();
     tokio::spawn(async move { while commands.recv().await.is_some() {} })
+}
+
+/// A node whose connections are up at once, and change rooms when they are told to.
+async fn register_lively(bus: Arc<LocalBus>, id: u128) -> tokio::task::JoinHandle<()> {
+    let node = NodeId::from_random(id);
+    let info = NodeInfo { node: node.clone(), region: String::new(), rooms: 0, connections: 0, load: 0.0 };
+    let mut commands: mpsc::Receiver<NodeCommand> = bus.register_node(info).await.unwrap();
+    tokio::spawn(async move {
+        while let Some(NodeCommand { room, action }) = commands.recv().await {
+            let (room, event) = match action {
+                NodeAction::OpenConnection(OpenConnection { connection, .. }) => {
+                    let state = ConnectionState::Connected;
+                    (room, NodeEvent::ConnectionState { connection, state })
+                }
+                NodeAction::AdoptConnection { connection, from } => {
+                    (from, NodeEvent::ConnectionMoved { connection })
+                }
+                _ => continue,
+            };
+            bus.notify(NodeNotice { node: node.clone(), room, event }).await.unwrap();
+        }
+    })
+}
+
+/// A session in the room `from` whose participant is connected.
+async fn join_active(rig: &Rig, identity: &str) -> SessionHandle {
+    let mut params = rig.params(identity);
+    params.client.protocol = 17;
+    params.permission.can_update_metadata = true;
+    let session = rig.directory.join(params).await.unwrap();
+    let question = || AdminRequest::GetParticipant(Identity::new(identity));
+    let active = async {
+        loop {
+            match rig.directory.admin(&RoomName::new("lobby"), question()).await {
+                Ok(AdminResponse::Participant(info)) if info.state() == State::Active => break,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, active).await.expect("it does not become active");
+    session
 }
 
 async fn announce(session: &SessionHandle, cid: &str, name: &str) {
@@ -253,4 +298,95 @@ async fn rooms_are_bounded() {
     let request = livekit::CreateRoomRequest { name: "second".into(), ..Default::default() };
     assert!(rig.directory.create_room(request).await.is_err());
     rig.join("bob").await;
+}
+
+/// L120: what a client asks for while it is moved is answered once and in order, by the one room or the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l120_no_request_is_lost_when_a_participant_moves() {
+    const REQUESTS: u32 = 200;
+    let (bus, mut rig) = Rig::without_node(|_| {}).await;
+    rig.node = Some(register_lively(bus, 1).await);
+    let mut alice = join_active(&rig, "alice").await;
+    let requests = alice.requests.clone();
+    let asking = tokio::spawn(async move {
+        for request_id in 1..=REQUESTS {
+            let name = format!("alice {request_id}");
+            let update = livekit::UpdateParticipantMetadata { name, request_id, ..Default::default() };
+            let message = Some(signal_request::Message::UpdateMetadata(update));
+            requests.send(Box::new(SignalRequest { message })).await.unwrap();
+        }
+    });
+    let rooms = ["lobby", "stage"].map(RoomName::new);
+    let there_and_back = async {
+        for turn in 0..4 {
+            let (from, to) = (&rooms[turn % 2], &rooms[(turn + 1) % 2]);
+            // Between two moves the node has its say.
+            loop {
+                match rig.directory.move_participant(from, Identity::new("alice"), to.clone()).await {
+                    Err(AdminError::FailedPrecondition("the participant is being moved")) => {
+                        tokio::task::yield_now().await;
+                    }
+                    outcome => break outcome.unwrap(),
+                }
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, there_and_back).await.expect("the moves do not end");
+    asking.await.unwrap();
+    let answers = async {
+        let (mut answered, mut moved) = (Vec::new(), Vec::new());
+        while answered.len() < REQUESTS as usize || moved.len() < 4 {
+            match alice.responses.recv().await.expect("the session has ended").message {
+                Some(signal_response::Message::RequestResponse(response)) => {
+                    answered.push(response.request_id)
+                }
+                Some(signal_response::Message::RoomMoved(to)) => moved.push(to.room.unwrap().name),
+                _ => {}
+            }
+        }
+        (answered, moved)
+    };
+    let (answered, moved) = tokio::time::timeout(DEADLINE, answers).await.expect("an answer is lost");
+    assert_eq!(answered, (1..=REQUESTS).collect::<Vec<_>>());
+    assert_eq!(moved, ["stage", "lobby", "stage", "lobby"]);
+    let left = rig.directory.admin(&rooms[1], AdminRequest::ListParticipants).await;
+    assert_eq!(left, Ok(AdminResponse::Participants(Vec::new())));
+}
+
+/// L120: where the other room is on another node, the client goes there by itself.
+#[tokio::test]
+async fn l120_a_participant_joins_a_room_of_another_node_anew() {
+    let (bus, mut rig) = Rig::without_node(|config| config.region = "here".into()).await;
+    let first = register_lively(Arc::clone(&bus), 1).await;
+    let mut alice = join_active(&rig, "alice").await;
+    // The least loaded node of the region gets new rooms.
+    rig.node = Some(register_lively(Arc::clone(&bus), 2).await);
+    let node = NodeId::from_random(2);
+    let info = NodeInfo { node, region: "here".into(), rooms: 0, connections: 0, load: 0.0 };
+    bus.update_node(info).await.unwrap();
+    let (lobby, stage) = (RoomName::new("lobby"), RoomName::new("stage"));
+    rig.directory.move_participant(&lobby, Identity::new("alice"), stage).await.unwrap();
+    assert_eq!(left(&rest(&mut alice).await), Action::Reconnect);
+    first.abort();
+}
+
+#[tokio::test]
+async fn l120_where_nobody_can_be_moved_to_everybody_stays() {
+    let (bus, mut rig) = Rig::without_node(|config| config.room.auto_create = false).await;
+    rig.node = Some(register_lively(bus, 1).await);
+    let request = livekit::CreateRoomRequest { name: "lobby".into(), ..Default::default() };
+    rig.directory.create_room(request).await.unwrap();
+    let mut alice = join_active(&rig, "alice").await;
+    let (lobby, stage) = (RoomName::new("lobby"), RoomName::new("stage"));
+    let refused = rig.directory.move_participant(&lobby, Identity::new("alice"), stage.clone()).await;
+    assert!(matches!(refused, Err(AdminError::NotFound(_))), "{refused:?}");
+    let request =
+        livekit::CreateRoomRequest { name: "stage".into(), max_participants: 1, ..Default::default() };
+    rig.directory.create_room(request).await.unwrap();
+    let mut params = rig.params("bob");
+    params.room = stage.clone();
+    let _bob = rig.directory.join(params).await.unwrap();
+    let refused = rig.directory.move_participant(&lobby, Identity::new("alice"), stage).await;
+    assert!(matches!(refused, Err(AdminError::FailedPrecondition(_))), "{refused:?}");
+    assert_alive(&mut alice, "cam").await;
 }

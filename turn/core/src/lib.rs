@@ -22,7 +22,7 @@
 //! - [`ServerConfig`], [`Credentials`], [`PeerPolicy`]: who may use it, and for what.
 //! - [`stun`]: messages; [`next_frame`]: where they end in a stream; [`parse_channel_data`]: the short form of data.
 //!
-//! Third-party authorization (RFC 7635) is left out on purpose: docs/adr/0011 says why.
+//! Third-party authorization (RFC 7635) is left out on purpose: docs/adr/0012 says why.
 
 mod allocation;
 mod channel_data;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 use zynk_service::config::{ConfigError, Loader};
 use zynk_sfu_server::SfuError;
-use zynk_signaling::{WebhookDispatcher, WebhookError};
+use zynk_signaling::{AUDIO_TOP_N_MAX, WebhookDispatcher, WebhookError};
 use zynk_turn_server::TurnError;
 
 use super::{Config, Role};
@@ -61,6 +61,10 @@ pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError>
     })?;
     if config.signaling.room.enabled_codecs.is_empty() {
         return Err(loader.error_at("signaling.room.enabled_codecs", "at least one codec is needed"));
+    }
+    if config.signaling.room.audio_top_n > AUDIO_TOP_N_MAX {
+        let error = format!("at most {AUDIO_TOP_N_MAX}, or 0 for all");
+        return Err(loader.error_at("signaling.room.audio_top_n", error));
     }
     let limits = &config.signaling.limits;
     let at_least_one = [

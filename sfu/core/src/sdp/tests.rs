@@ -75,7 +75,7 @@ fn puts_the_wanted_codec_first_with_its_retransmission() {
         dtx: false,
         stereo: false,
     };
-    let sdp = edit(&offer(VIDEO), &[LocalSection { mid: "1".into(), role }], None).unwrap();
+    let sdp = edit(&offer(VIDEO), &[LocalSection { mid: "1".into(), role }], 0, None).unwrap();
     assert!(sdp.contains("m=video 9 UDP/TLS/RTP/SAVPF 98 99 96 97\r\n"), "{sdp}");
     assert!(!sdp.contains("a=msid"), "{sdp}");
 }
@@ -88,7 +88,7 @@ fn redundant_opus_is_preferred_where_it_may_be_used() {
         for (red, formats) in [(true, "63 111"), (false, "111")] {
             let codec = Some(MimeType::new(codec));
             let role = SectionRole::Receiving { codec, red, dtx: false, stereo: false };
-            let sdp = edit(&offer(audio), &[LocalSection { mid: "0".into(), role }], None).unwrap();
+            let sdp = edit(&offer(audio), &[LocalSection { mid: "0".into(), role }], 0, None).unwrap();
             assert!(sdp.contains(&format!("m=audio 9 UDP/TLS/RTP/SAVPF {formats}\r\n")), "{red}: {sdp}");
         }
     }
@@ -100,7 +100,7 @@ fn opus_is_sent_as_asked() {
                  a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\na=rtpmap:111 opus/48000/2\r\n\
                  a=fmtp:111 minptime=10;useinbandfec=1\r\n";
     let role = SectionRole::Receiving { codec: None, red: false, dtx: true, stereo: true };
-    let sdp = edit(&offer(audio), &[LocalSection { mid: "0".into(), role }], None).unwrap();
+    let sdp = edit(&offer(audio), &[LocalSection { mid: "0".into(), role }], 0, None).unwrap();
     assert!(sdp.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"), "{sdp}");
     assert!(!sdp.contains("red/48000"), "{sdp}");
     assert!(
@@ -113,11 +113,11 @@ fn opus_is_sent_as_asked() {
 fn idle_sections_name_no_track_but_keep_their_source() {
     let sent = VIDEO.replace("a=mid:1\r\n", "a=mid:1\r\na=ssrc:7 cname:x\r\na=ssrc:7 msid:stream camera\r\n");
     let wish = |role| [LocalSection { mid: "1".into(), role }];
-    let idle = edit(&offer(&sent), &wish(SectionRole::Idle), None).unwrap();
+    let idle = edit(&offer(&sent), &wish(SectionRole::Idle), 0, None).unwrap();
     assert!(idle.contains("a=inactive\r\n") && !idle.contains("msid"), "{idle}");
     assert!(idle.contains("a=ssrc:7 cname:x\r\n"), "{idle}");
     let role = SectionRole::Sending { stream_id: "PA_x|TR_y".into(), track_id: "TR_y".into() };
-    let sending = edit(&offer(&sent), &wish(role), None).unwrap();
+    let sending = edit(&offer(&sent), &wish(role), 0, None).unwrap();
     let (before, _) = sending.split_once("a=ssrc:").unwrap();
     assert!(
         before.contains("a=msid:PA_x|TR_y TR_y\r\n"),
@@ -133,7 +133,30 @@ fn credentials_are_replaced_in_candidates_too() {
         "a=mid:1\r\na=ice-ufrag:old\r\na=ice-pwd:old\r\na=candidate:1 1 udp 2130706431 127.0.0.1 7882 typ host ufrag old\r\n",
     );
     let credentials = Credentials { ufrag: "fresh".into(), password: "secret".into() };
-    let sdp = edit(&offer(&media), &[], Some(&credentials)).unwrap();
+    let sdp = edit(&offer(&media), &[], 1, Some(&credentials)).unwrap();
     assert!(sdp.contains("a=ice-ufrag:fresh\r\n") && sdp.contains("a=ice-pwd:secret\r\n"), "{sdp}");
     assert!(sdp.contains("typ host ufrag fresh\r\n"), "{sdp}");
+}
+
+#[test]
+fn after_a_restart_every_candidate_comes_before_those_of_before() {
+    let media = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=rtpmap:111 opus/48000/2\r\n\
+                 a=candidate:1 1 udp 2130706175 127.0.0.1 7882 typ host\r\n\
+                 a=candidate:2 1 udp 2130705919 127.0.0.2 7882 typ host ufrag abcd\r\n\
+                 a=candidate:3 1 tcp 2105524223 127.0.0.1 7881 typ host tcptype passive\r\n";
+    let priorities = |restarts: u32| -> Vec<u32> {
+        let sdp = edit(&offer(media), &[], restarts, None).unwrap();
+        let lines = sdp.lines().filter_map(|line| line.strip_prefix("a=candidate:"));
+        lines.map(|line| line.split(' ').nth(3).unwrap().parse().unwrap()).collect()
+    };
+    let mut before = 60 << 24;
+    for restarts in [0, 1, 2, 3, 100, 900] {
+        let [first, second, tcp] = priorities(restarts)[..] else { panic!() };
+        assert!(before <= tcp && tcp < second && second < first, "{restarts}");
+        assert!(first < 90 << 24, "the client's own candidate would decide");
+        before = first;
+    }
+    assert_eq!(priorities(u32::MAX), priorities(u32::MAX - 1));
+    let sdp = edit(&offer(media), &[], 0, None).unwrap();
+    assert!(sdp.contains(" 127.0.0.1 7881 typ host tcptype passive\r\n"), "{sdp}");
 }

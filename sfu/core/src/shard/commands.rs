@@ -28,9 +28,18 @@ impl Shard {
     pub(super) fn handle_command(&mut self, room: RoomSid, action: NodeAction) {
         match action {
             NodeAction::OpenConnection(open) => self.open_connection(room, open),
+            NodeAction::AdoptConnection { connection, from } => {
+                self.adopt_connection(&room, connection, from)
+            }
             NodeAction::CloseConnection { connection } => {
                 if let Some(key) = self.endpoint_of(connection) {
                     self.close(key, None);
+                }
+            }
+            NodeAction::LimitAudio { loudest } => {
+                // Only a connection makes a room.
+                if let Some(room) = self.rooms.get_mut(&room) {
+                    room.loudest.set_places(loudest);
                 }
             }
             NodeAction::CloseRoom => {
@@ -107,7 +116,7 @@ impl Shard {
             media: MediaSession::new(self.random.random()),
             allocation: Allocation::default(),
             caught_up: CaughtUp::default(),
-            credentials: CredentialsNow { current: credentials.clone(), offered: None },
+            credentials: CredentialsNow { current: credentials.clone(), offered: None, restarts: 0 },
             sections: Vec::new(),
             expected: Vec::new(),
             subscriptions: rustc_hash::FxHashMap::default(),
@@ -156,6 +165,8 @@ impl Shard {
         if std::mem::replace(&mut track.muted, muted) == muted {
             return;
         }
+        self.forget_voice(key);
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
         // What was shown before is not shown again.
         track.encodings.iter_mut().for_each(|encoding| encoding.last_video.clear());
         let subscribers = track.subscribers.clone();
@@ -222,6 +233,7 @@ impl Shard {
 
     /// Takes a track out of the shard's table.
     pub(super) fn take_track(&mut self, key: TrackKey) -> Option<Track> {
+        self.forget_voice(key);
         let track = self.tracks.try_remove(key.0)?;
         self.tell_stopped(key, &track);
         if let Origin::Relay(origin) = &track.origin

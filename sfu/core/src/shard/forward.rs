@@ -75,6 +75,9 @@ impl Shard {
         if track.muted {
             return;
         }
+        if track.kind == MediaKind::Audio && self.withholds(key, index, packet) {
+            return;
+        }
         if matches!(source, Source::Replaced(_)) {
             // What came of it before still goes out as its own.
             self.deliver_all();

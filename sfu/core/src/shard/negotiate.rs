@@ -52,8 +52,9 @@ impl Shard {
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         endpoint.negotiation.answered = true;
         endpoint.negotiation.due_at = None;
+        let restarts = endpoint.credentials.restarts;
         let local = self.local_sections(key);
-        match sdp::edit(&answer, &local, restarted.as_ref()) {
+        match sdp::edit(&answer, &local, restarts, restarted.as_ref()) {
             Ok(sdp) => {
                 let mid_tracks = self.mid_tracks(key);
                 let missing = self.missing_sections(key);
@@ -81,6 +82,7 @@ impl Shard {
         let credentials = draw_credentials(&mut self.random, index);
         endpoint.connection.set_credentials(&credentials);
         endpoint.credentials.current = credentials.clone();
+        endpoint.credentials.restarts = endpoint.credentials.restarts.saturating_add(1);
         self.demux.add_ufrag(&credentials.ufrag, key);
         Some(credentials)
     }
@@ -181,6 +183,7 @@ impl Shard {
             muted: announced.muted,
             encrypted: announced.encrypted,
             codec: announced.codec.clone(),
+            loudness: None,
             backup: None,
             usage: announced.backup,
         }));
@@ -403,11 +406,13 @@ impl Shard {
         endpoint.negotiation.outstanding = Some((offer_id, self.now));
         if let Some(credentials) = &fresh {
             endpoint.credentials.offered = Some(credentials.clone());
+            endpoint.credentials.restarts = endpoint.credentials.restarts.saturating_add(1);
             self.demux.add_ufrag(&credentials.ufrag, key);
         }
         let connection = endpoint.id;
+        let restarts = endpoint.credentials.restarts;
         let local = self.local_sections(key);
-        match sdp::edit(&offer.sdp, &local, fresh.as_ref()) {
+        match sdp::edit(&offer.sdp, &local, restarts, fresh.as_ref()) {
             Ok(sdp) => {
                 let mid_tracks = self.mid_tracks(key);
                 self.emit(key, NodeEvent::Offer { connection, offer_id, sdp, mid_tracks });

@@ -380,6 +380,7 @@ impl Shard {
             muted: relayed.muted,
             encrypted: relayed.encrypted,
             codec: relayed.codec.clone(),
+            loudness: None,
             backup: None,
             usage: relayed.usage,
         }));
@@ -416,11 +417,16 @@ impl Shard {
         if !wanting.contains(&from) {
             wanting.push(from);
         }
-        let Some(primary) = self.published(sid) else { return };
+        let Some(primary) = self.published_in(room, sid) else { return };
         let backup = self.tracks.get(primary.0).and_then(|track| track.backup);
         for key in [Some(primary), backup].into_iter().flatten() {
             self.say_started(key, &[from]);
         }
+    }
+
+    /// A track that has its publisher here, and in that room: it may have moved to another.
+    fn published_in(&self, room: &RoomSid, sid: &TrackSid) -> Option<TrackKey> {
+        self.published(sid).filter(|key| self.room_of(*key).is_some_and(|(of, _)| of == *room))
     }
 
     /// A sibling wants a track no more. It may have begun to want it anew, and take for an answer to that what it is told
@@ -434,7 +440,7 @@ impl Shard {
         if wanting.is_empty() {
             spread.wants.remove(sid);
         }
-        let Some(primary) = self.published(sid) else { return };
+        let Some(primary) = self.published_in(room, sid) else { return };
         let backup = self.tracks.get(primary.0).and_then(|track| track.backup);
         for key in [Some(primary), backup].into_iter().flatten() {
             let Some(track) = self.tracks.get_mut(key.0) else { continue };
@@ -530,6 +536,23 @@ impl Shard {
                     self.relay.say(sibling, RelayWord::Stopped { link });
                 }
             }
+        }
+    }
+
+    /// A track that has its publisher here leaves a room: for the room's other shards it has ended. Those that have not
+    /// heard so from signaling yet ask for it again, in vain.
+    pub(super) fn tell_moved(&mut self, key: TrackKey, from: &RoomSid) {
+        let Some(track) = self.tracks.get_mut(key.0) else { return };
+        track.relays.clear();
+        let (sid, is_primary) = (track.sid.clone(), track.usage.is_none());
+        let Some(link) = link_of(key, track) else { return };
+        for sibling in self.relay.wanting(from, &sid).to_vec() {
+            self.relay.say(sibling, RelayWord::Stopped { link });
+        }
+        if let Some(spread) = self.relay.rooms.get_mut(from)
+            && is_primary
+        {
+            spread.wants.remove(&sid);
         }
     }
 

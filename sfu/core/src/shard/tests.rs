@@ -13,10 +13,12 @@ use crate::{
     media::srtp::{DtlsRole, KeyingMaterial, Profile},
 };
 
+mod adopt;
 mod attacks;
 mod backup;
 mod begin;
 mod flows;
+mod loudest;
 mod measure;
 mod media;
 mod protection;

@@ -254,3 +254,33 @@ async fn the_bus_learns_how_the_node_does() {
         NodeInfo { node: rig.node.clone(), region: "here".to_owned(), rooms: 6, connections: 14, load: 0.5 };
     assert_eq!(nodes, [expected]);
 }
+
+#[tokio::test]
+async fn a_connection_goes_to_another_room_on_its_worker() {
+    let mut rig = Rig::new(2).await;
+    rig.command(1, open(1)).await;
+    rig.command(2, open(2)).await;
+    let adopt = NodeAction::AdoptConnection { connection: ConnectionId(1), from: RoomSid::from_random(1) };
+    rig.command(2, adopt.clone()).await;
+    rig.command(2, close(1)).await;
+    // Both are told of each other before.
+    assert_eq!(rig.action(0).await, open(1));
+    assert_eq!(rig.siblings(0).await, [1, 0]);
+    assert_eq!(rig.action(0).await, adopt);
+    assert_eq!(rig.action(0).await, close(1));
+    assert_eq!(rig.action(1).await, open(2));
+    assert_eq!(rig.siblings(1).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_cannot_change_rooms() {
+    let rig = Rig::new(1).await;
+    let [from, to] = [1, 2].map(RoomSid::from_random);
+    let mut left = rig.bus.subscribe_room(&from).await.unwrap();
+    let mut entered = rig.bus.subscribe_room(&to).await.unwrap();
+    let connection = ConnectionId(1);
+    rig.command(2, NodeAction::AdoptConnection { connection, from }).await;
+    assert_eq!(left.recv().await.unwrap().event, NodeEvent::ConnectionMoved { connection });
+    let failed = NodeEvent::ConnectionState { connection, state: ConnectionState::Failed };
+    assert_eq!(entered.recv().await.unwrap().event, failed);
+}

@@ -144,3 +144,23 @@ fn connections_are_bounded() {
     placement.forget(&room(1), ConnectionId(7));
     assert!(placement.place(&room(1), next, &loads).is_ok());
 }
+
+#[test]
+fn a_connection_changes_rooms_without_changing_workers() {
+    let mut placement = Placement::new(2, BUDGET);
+    let loads = [load(0.0, 0); 2];
+    for (number, id) in [(1, 0), (1, 1), (2, 2)] {
+        placement.place(&room(number), ConnectionId(id), &loads).unwrap();
+    }
+    let adopt =
+        |placement: &mut Placement, from, to, id| placement.adopt(&room(from), &room(to), ConnectionId(id));
+    let first = Placed { worker: ShardIndex(0), joined: true };
+    assert_eq!(adopt(&mut placement, 1, 2, 0), Some(first), "the room is spread");
+    assert_eq!(adopt(&mut placement, 1, 2, 1), Some(Placed { joined: false, ..first }));
+    assert_eq!(placement.find(&room(2), ConnectionId(1)), Some(ShardIndex(0)));
+    assert_eq!((placement.workers(&room(2)), placement.connections), (&[1, 0].map(ShardIndex)[..], 3));
+    assert_eq!(adopt(&mut placement, 1, 2, 1), None, "it is not there any more");
+    // A room without connections begins with it.
+    assert_eq!(adopt(&mut placement, 2, 3, 0), Some(Placed { joined: false, ..first }));
+    assert_eq!(placement.close(&room(3)), [ShardIndex(0)]);
+}

@@ -456,3 +456,17 @@ fn a_session_that_is_not_resumable_ends_with_its_transport() {
     assert!(world.is_closed(&obs));
     assert_eq!(world.room.participant_count(), 0);
 }
+
+#[test]
+fn the_node_is_told_how_many_are_heard_with_each_connection() {
+    let limits = |world: &mut World| -> Vec<NodeAction> {
+        let limit = |action: &NodeAction| matches!(action, NodeAction::LimitAudio { .. });
+        world.actions().into_iter().filter(limit).collect()
+    };
+    let mut world = World::with(|config, _| config.room.audio_top_n = 3);
+    world.join(World::params("alice"));
+    assert_eq!(limits(&mut world), vec![NodeAction::LimitAudio { loudest: 3 }; 2]);
+    let mut world = World::new();
+    world.join(World::params("alice"));
+    assert_eq!(limits(&mut world), [], "all are");
+}

@@ -15,7 +15,7 @@ use zynk_store::RoomRecord;
 use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::config::SignalingConfig;
 use crate::join::{ConnectionMode, JoinError, JoinParams};
-use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId};
+use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId, Traveller};
 
 pub(crate) use signal_request::Message as Request;
 pub(crate) use signal_response::Message as Response;
@@ -59,6 +59,11 @@ pub(crate) struct World {
     /// How long participants took to connect.
     pub(crate) connected_after: Vec<Duration>,
     pub(crate) finished: bool,
+    /// The outcome of the last departure.
+    pub(crate) departed: Option<Result<Box<Traveller>, AdminError>>,
+    /// What was to be passed on to the room that somebody moved to.
+    pub(crate) passed: Vec<NodeEvent>,
+    pub(crate) passed_all: u32,
 }
 
 impl World {
@@ -67,6 +72,18 @@ impl World {
     }
 
     pub(crate) fn with(set_up: impl FnOnce(&mut SignalingConfig, &mut RoomRecord)) -> Self {
+        Self::seeded(7, set_up)
+    }
+
+    /// A room of the same server that is called otherwise, and draws other ids.
+    pub(crate) fn another(name: &str) -> Self {
+        Self::seeded(8, |_, record| {
+            record.name = RoomName::new(name);
+            record.sid = RoomSid::from_random(2);
+        })
+    }
+
+    fn seeded(seed: u64, set_up: impl FnOnce(&mut SignalingConfig, &mut RoomRecord)) -> Self {
         let mut config = SignalingConfig::default();
         let mut record = RoomRecord::new(RoomName::new("lobby"), RoomSid::from_random(1), 1_700_000_000_000);
         crate::placement::apply_defaults(&mut record, &config.room);
@@ -77,7 +94,7 @@ impl World {
             keys: Arc::clone(&keys),
             node: NodeId::from_random(9),
             record,
-            seed: 7,
+            seed,
         };
         let (now, unix_ms) = (Instant::now(), 1_700_000_000_000);
         let mut world = Self {
@@ -96,6 +113,9 @@ impl World {
             joined: None,
             connected_after: Vec::new(),
             finished: false,
+            departed: None,
+            passed: Vec::new(),
+            passed_all: 0,
         };
         world.drain();
         world
@@ -238,6 +258,9 @@ impl World {
                 RoomOutput::AdminReply { reply, result } => drop(self.replies.insert(reply, result)),
                 RoomOutput::Webhook(event) => self.webhooks.push(*event),
                 RoomOutput::Persist(_) => {}
+                RoomOutput::Departed { result, .. } => self.departed = Some(result),
+                RoomOutput::PassOn { event, .. } => self.passed.push(event),
+                RoomOutput::PassedAll { .. } => self.passed_all += 1,
                 RoomOutput::Finished { .. } => self.finished = true,
             }
         }
@@ -330,6 +353,11 @@ fn check(message: &Response) {
             assert!(join.room.is_some(), "l134: Join without room");
         }
         Response::RoomUpdate(update) => assert!(update.room.is_some(), "l134: RoomUpdate without room"),
+        Response::RoomMoved(moved) => {
+            check_info(moved.participant.as_ref().expect("l134: RoomMoved without participant"));
+            moved.other_participants.iter().for_each(check_info);
+            assert!(moved.room.is_some() && !moved.token.is_empty(), "l134: RoomMoved without room or token");
+        }
         Response::TrackPublished(published) => {
             assert!(published.track.is_some(), "l134: TrackPublished without track");
         }

@@ -90,6 +90,7 @@ impl Rig {
             subscribers: Vec::new(),
             relays: Vec::new(),
             muted: false,
+            loudness: None,
             encrypted: false,
             codec: None,
             backup: None,

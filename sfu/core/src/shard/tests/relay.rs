@@ -17,18 +17,18 @@ use crate::{
 };
 
 /// Shards of one node, and what is under way between them.
-struct Node {
-    shards: Vec<Rig>,
+pub(super) struct Node {
+    pub(super) shards: Vec<Rig>,
     wires: BTreeMap<(usize, usize), VecDeque<RelayBatch>>,
 }
 
 impl Node {
-    fn new(shards: u8) -> Self {
+    pub(super) fn new(shards: u8) -> Self {
         Self { shards: (0..shards).map(Rig::with_index).collect(), wires: BTreeMap::new() }
     }
 
     /// Alice publishes on the first of two shards of a room.
-    fn with_publisher() -> Self {
+    pub(super) fn with_publisher() -> Self {
         let mut node = Self::new(2);
         node.tell_siblings(&[0, 1], &[0, 1]);
         let rig = &mut node.shards[0];
@@ -39,13 +39,20 @@ impl Node {
         node
     }
 
-    fn tell_siblings(&mut self, whom: &[usize], room: &[usize]) {
+    pub(super) fn tell_siblings(&mut self, whom: &[usize], room: &[usize]) {
         for index in whom {
             let shards = room.iter().map(|shard| ShardIndex(*shard as u8)).collect();
             let rig = &mut self.shards[*index];
             rig.shard.handle_input(rig.now, Input::Siblings { room: ROOM.parse().unwrap(), shards });
             rig.drain();
         }
+    }
+
+    /// Who is sent the packets of a track of the first shard.
+    pub(super) fn relays_of(&self, sid: &str) -> &[ShardIndex] {
+        let shard = &self.shards[0].shard;
+        let key = shard.published(&sid.parse().unwrap()).unwrap();
+        &shard.tracks[key.0].relays
     }
 
     /// Takes what the shards had to say onto the wires.
@@ -70,7 +77,7 @@ impl Node {
         rig.drain();
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             self.collect();
             let waiting = self.wires.iter().find(|(_, batches)| !batches.is_empty());
@@ -80,7 +87,7 @@ impl Node {
     }
 
     /// A packet of what Alice sends in a section.
-    fn publish_packet(&mut self, section: usize, sequence: u64) {
+    pub(super) fn publish_packet(&mut self, section: usize, sequence: u64) {
         let packet =
             MediaPacket::unreceived(Codec::Vp8, sequence, sequence as u32 * 3000, &[0x10, 0, 0, 0x9d]);
         let rig = &mut self.shards[0];
