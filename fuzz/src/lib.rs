@@ -1,5 +1,5 @@
-//! Fuzz targets: everything of the SFU that takes octets from the network, one function a target. libFuzzer calls
-//! them through `fuzz_targets/`; `tests/replay.rs` runs the corpora through them in every build.
+//! Fuzz targets: everything of the SFU and the relay that takes octets from the network, one function a target.
+//! libFuzzer calls them through `fuzz_targets/`; `tests/replay.rs` runs the corpora through them in every build.
 //!
 //! ```
 //! zynk_fuzz::rtp(&[0x80, 111, 0, 1]);
@@ -17,6 +17,9 @@ mod shard_rig;
 mod shard_sdp;
 mod srtp;
 mod stun;
+mod turn_message;
+mod turn_rig;
+mod turn_server;
 
 pub use payload_descriptors::payload_descriptors;
 pub use rtcp::rtcp;
@@ -24,3 +27,5 @@ pub use rtp::rtp;
 pub use shard_operations::{ShardReach, shard_operations, shard_reach};
 pub use srtp::srtp;
 pub use stun::stun;
+pub use turn_message::turn_message;
+pub use turn_server::{TurnReach, turn_reach, turn_server};

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use zynk_fuzz::{ShardReach, shard_reach};
+use zynk_fuzz::{ShardReach, TurnReach, shard_reach, turn_reach};
 
 fn replay(name: &str, mut target: impl FnMut(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
@@ -27,7 +27,7 @@ macro_rules! corpora {
     };
 }
 
-corpora!(stun, srtp, rtp, rtcp, payload_descriptors);
+corpora!(stun, srtp, rtp, rtcp, payload_descriptors, turn_message);
 
 /// Inputs that end before any media flows would be easy to pass.
 #[test]
@@ -42,4 +42,22 @@ fn shard_operations() {
     });
     assert!(sum.forwarded > 0 && relaying >= 5, "{sum:?}, {relaying} inputs relay");
     assert!(sum.received > sum.forwarded, "nothing is repeated: {sum:?}");
+}
+
+/// Inputs whose clients never get an allocation would be easy to pass as well.
+#[test]
+fn turn_server() {
+    let mut sum = TurnReach::default();
+    let mut relaying = 0;
+    replay("turn_server", |input| {
+        let reach = turn_reach(input);
+        sum.allocations += reach.allocations;
+        sum.to_peers += reach.to_peers;
+        sum.to_clients += reach.to_clients;
+        sum.moved += reach.moved;
+        sum.spliced += reach.spliced;
+        relaying += u32::from(reach.to_peers > 0 && reach.to_clients > 0);
+    });
+    assert!(sum.allocations > 20 && sum.moved > 0 && sum.spliced > 0, "{sum:?}");
+    assert!(relaying >= 3, "{sum:?}, {relaying} inputs relay both ways");
 }
