@@ -25,10 +25,12 @@ const LAUNCH = {
 const hmac = (hash, key, text) => crypto.createHmac(hash, key).update(text).digest('base64');
 
 function relayServer({ secret }, user) {
+  // Firefox leaves out what is on the loopback interface.
+  const host = process.env.ZYNK_TURN_HOST;
   const port = process.env[transport === 'tls' ? 'ZYNK_TURN_TLS_PORT' : 'ZYNK_TURN_PORT'];
   const username = `${Math.floor(Date.now() / 1000) + CREDENTIALS_LIVE_S}:${user}`;
   return {
-    urls: [transport === 'tls' ? `turns:127.0.0.1:${port}?transport=tcp` : `turn:127.0.0.1:${port}?transport=${transport}`],
+    urls: [transport === 'tls' ? `turns:${host}:${port}?transport=tcp` : `turn:${host}:${port}?transport=${transport}`],
     username,
     credential: hmac('sha1', hmac('sha256', secret, 'zynk turn credentials'), username),
   };

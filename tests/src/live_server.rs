@@ -79,7 +79,8 @@ impl LiveServer {
             panic!("the server printed no ports:\n{}", server.log());
         };
         let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
-        server.turn_ports = [&ports["turn"], &ports["turn_tls"][0]].map(|at| at.as_u64().map_or(0, |_| port(at)));
+        server.turn_ports =
+            [&ports["turn"], &ports["turn_tls"][0]].map(|at| at.as_u64().map_or(0, |_| port(at)));
         server.http_port = port(&ports["http"]);
         server.udp_ports = ports["udp"].as_array().unwrap().iter().map(port).collect();
         server

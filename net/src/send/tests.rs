@@ -282,7 +282,7 @@ fn without_offload_every_datagram_is_a_send() {
 
 #[test]
 fn buffers_are_granted_or_told() {
-    let options = SocketOptions { recv_buffer_bytes: 100_000, send_buffer_bytes: 50_000 };
+    let options = SocketOptions { recv_buffer_bytes: 100_000, send_buffer_bytes: 50_000, reuse_port: false };
     let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
     // Linux allows at least 212,992 bytes by default, and doubles.
     assert!(socket.recv_buffer_bytes().unwrap() >= 100_000);

@@ -60,6 +60,7 @@ impl Rig {
             .env("ZYNK_URL", self.server.url())
             .env("ZYNK_API_KEY", API_KEY)
             .env("ZYNK_API_SECRET", API_SECRET)
+            .env("ZYNK_TURN_HOST", VETH_ADDRESS)
             .env("ZYNK_TURN_PORT", turn.to_string())
             .env("ZYNK_TURN_TLS_PORT", turn_tls.to_string())
             .stdin(Stdio::null())

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   "obMatJos2" "AAAB"     9 characters of cookie, 4 of security features (RFC 8489, section 9.2: password algorithms)
-//!   time                   4 characters: seconds / 16, modulo 2^24
-//!   HMAC-SHA-256           16 characters: the first 96 bits over time and the client's address
+//!   time and port          7 characters: seconds / 16, modulo 2^24, and the port of whom it was made for
+//!   HMAC-SHA-256           16 characters: the first 96 bits over those and the client's IP address
 //! ```
-//! 33 characters: 401 goes to addresses that may be forged, so it is short.
+//! No two ports are given the same nonce, as RFC 8489, section 9.2.4, wants it, but a nonce is good from any port of its IP
+//! address: clients use that of their first connection on the next (RFC 6062's data connections).
+//!
+//! 36 characters: 401 goes to addresses that may be forged, so it is short.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,10 +18,12 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// Cookie and the one feature that is offered: bit 0 (the lowest), password algorithms.
 const PREFIX: &[u8; 13] = b"obMatJos2AAAB";
-const TIME_CHARS: usize = 4;
+const STAMP_CHARS: usize = 7;
+/// Bytes of time and port.
+const STAMP_BYTES: usize = 5;
 const TAG_CHARS: usize = 16;
 /// Characters of a nonce.
-pub(crate) const NONCE_BYTES: usize = PREFIX.len() + TIME_CHARS + TAG_CHARS;
+pub(crate) const NONCE_BYTES: usize = PREFIX.len() + STAMP_CHARS + TAG_CHARS;
 /// Bytes of the HMAC that are kept.
 const TAG_BYTES: usize = 12;
 /// Seconds of one step of a nonce's time.
@@ -47,43 +52,42 @@ impl Nonces {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), life_steps: (life_s / STEP_S).max(1) }
     }
 
-    /// A nonce for an address. RFC 8489, section 9.2.4, wants none that two addresses share.
+    /// A nonce for an address.
     pub(crate) fn make(&self, unix_s: u64, client: SocketAddr) -> [u8; NONCE_BYTES] {
-        self.at_step(unix_s / STEP_S % STEPS, client)
+        let [.., high, middle, low] = (unix_s / STEP_S % STEPS).to_be_bytes();
+        let [port_high, port_low] = client.port().to_be_bytes();
+        self.sign([high, middle, low, port_high, port_low], client.ip())
     }
 
-    fn at_step(&self, step: u64, client: SocketAddr) -> [u8; NONCE_BYTES] {
-        let [.., high, middle, low] = step.to_be_bytes();
-        let time = [high, middle, low];
+    fn sign(&self, stamp: [u8; STAMP_BYTES], client: IpAddr) -> [u8; NONCE_BYTES] {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(&time);
-        match client.ip() {
+        context.update(&stamp);
+        match client {
             IpAddr::V4(ip) => context.update(&ip.octets()),
             IpAddr::V6(ip) => context.update(&ip.octets()),
         }
-        context.update(&client.port().to_be_bytes());
         let tag = context.sign();
         let tag = tag.as_ref().get(..TAG_BYTES).unwrap_or_default();
         let mut nonce = [0; NONCE_BYTES];
         let (prefix, rest) = nonce.split_at_mut(PREFIX.len());
         prefix.copy_from_slice(PREFIX);
-        let (time_at, tag_at) = rest.split_at_mut(TIME_CHARS);
+        let (stamp_at, tag_at) = rest.split_at_mut(STAMP_CHARS);
         // Both have exactly the room that they need.
-        let _ = STANDARD_NO_PAD.encode_slice(time, time_at);
+        let _ = STANDARD_NO_PAD.encode_slice(stamp, stamp_at);
         let _ = STANDARD_NO_PAD.encode_slice(tag, tag_at);
         nonce
     }
 
     pub(crate) fn check(&self, nonce: &[u8], unix_s: u64, client: SocketAddr) -> NonceVerdict {
-        let mut time = [0; 3];
-        let text = nonce.get(PREFIX.len()..PREFIX.len() + TIME_CHARS).unwrap_or_default();
-        if nonce.len() != NONCE_BYTES || STANDARD_NO_PAD.decode_slice(text, &mut time) != Ok(3) {
+        let mut stamp = [0; STAMP_BYTES];
+        let text = nonce.get(PREFIX.len()..PREFIX.len() + STAMP_CHARS).unwrap_or_default();
+        if nonce.len() != NONCE_BYTES || STANDARD_NO_PAD.decode_slice(text, &mut stamp) != Ok(STAMP_BYTES) {
             return NonceVerdict::Stale;
         }
-        let [high, middle, low] = time;
+        let [high, middle, low, ..] = stamp;
         let made = u64::from(u32::from_be_bytes([0, high, middle, low]));
         let age = (unix_s / STEP_S % STEPS + STEPS - made) % STEPS;
-        let wanted = self.at_step(made, client);
+        let wanted = self.sign(stamp, client.ip());
         match bool::from(subtle::ConstantTimeEq::ct_eq(&wanted[..], nonce)) && age <= self.life_steps {
             true => NonceVerdict::Good,
             false => NonceVerdict::Stale,
@@ -115,7 +119,14 @@ mod tests {
         assert_eq!(nonces.check(&nonce, begin, client(1)), NonceVerdict::Good);
         assert_eq!(nonces.check(&nonce, begin + 590, client(1)), NonceVerdict::Good);
         assert_eq!(nonces.check(&nonce, begin + 640, client(1)), NonceVerdict::Stale);
-        assert_eq!(nonces.check(&nonce, begin, client(2)), NonceVerdict::Stale);
+        assert_eq!(
+            nonces.check(&nonce, begin, client(2)),
+            NonceVerdict::Good,
+            "the same address's next connection"
+        );
+        assert_ne!(nonces.make(begin, client(2)), nonce);
+        let other = SocketAddr::from(([192, 0, 2, 2], 1));
+        assert_eq!(nonces.check(&nonce, begin, other), NonceVerdict::Stale);
         assert_eq!(Nonces::new(&[8; 32], 600).check(&nonce, begin, client(1)), NonceVerdict::Stale);
         // From the future: another server's clock, or a forgery.
         assert_eq!(nonces.check(&nonces.make(begin + 999, client(1)), begin, client(1)), NonceVerdict::Stale);

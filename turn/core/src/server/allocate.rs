@@ -15,8 +15,8 @@ use crate::io::{
 use crate::ports::Parity;
 use crate::quota::Budget;
 use crate::stun::attribute::{
-    ADDITIONAL_ADDRESS_FAMILY, ADDRESS_ERROR_CODE, EVEN_PORT, LIFETIME, MOBILITY_TICKET,
-    REQUESTED_ADDRESS_FAMILY, REQUESTED_TRANSPORT, RESERVATION_TOKEN, XOR_MAPPED_ADDRESS,
+    ADDITIONAL_ADDRESS_FAMILY, ADDITIONAL_ADDRESS_FAMILY_DRAFT, ADDRESS_ERROR_CODE, EVEN_PORT, LIFETIME,
+    MOBILITY_TICKET, REQUESTED_ADDRESS_FAMILY, REQUESTED_TRANSPORT, RESERVATION_TOKEN, XOR_MAPPED_ADDRESS,
     XOR_RELAYED_ADDRESS,
 };
 use crate::stun::{AddressFamily, ErrorCode, Method, Writer};
@@ -120,7 +120,10 @@ impl TurnServer {
             Some(_) => Err(ErrorCode::BadRequest),
         };
         let requested = family(REQUESTED_ADDRESS_FAMILY)?;
-        let additional = family(ADDITIONAL_ADDRESS_FAMILY)?;
+        let additional = match family(ADDITIONAL_ADDRESS_FAMILY)? {
+            None => family(ADDITIONAL_ADDRESS_FAMILY_DRAFT)?,
+            some => some,
+        };
         let parity = match message.attribute(EVEN_PORT) {
             None => Parity::Any,
             Some([bits]) if bits & 0x80 != 0 => Parity::Pair,

@@ -30,6 +30,8 @@ pub(crate) const DONT_FRAGMENT: u16 = 0x001a;
 pub(crate) const RESERVATION_TOKEN: u16 = 0x0022;
 pub(crate) const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
 pub(crate) const ADDRESS_ERROR_CODE: u16 = 0x8001;
+/// The number that [`ADDITIONAL_ADDRESS_FAMILY`] had in drafts (draft-ietf-tram-ssoda-00): coturn's client sends it.
+pub(crate) const ADDITIONAL_ADDRESS_FAMILY_DRAFT: u16 = 0x8032;
 // RFC 6062, section 6.2.
 pub(crate) const CONNECTION_ID: u16 = 0x002a;
 // RFC 8016, section 3.5.

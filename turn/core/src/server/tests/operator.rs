@@ -48,7 +48,7 @@ fn a_server_that_drains_sends_new_clients_elsewhere_and_keeps_its_own() {
 
 #[test]
 fn a_kicked_allocation_is_gone_and_its_stream_closed() {
-    for transport in [Transport::Udp, Transport::Tcp] {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Dtls] {
         let mut world = World::new();
         let (mut alice, mut bob) = (Client::new(transport, 1), Client::udp(2).named("bob"));
         alice.allocate(&mut world);
@@ -58,8 +58,9 @@ fn a_kicked_allocation_is_gone_and_its_stream_closed() {
         world.input(Input::Kick { allocation: AllocationId(id.0 ^ 1) });
         assert!(world.take_events().is_empty());
         world.input(Input::Kick { allocation: id });
-        let mut wanted = vec![Event::Deallocated { allocation: id, reason: EndReason::Kicked }];
-        if transport.is_stream() {
+        let five_tuple = alice.five_tuple;
+        let mut wanted = vec![Event::Deallocated { allocation: id, five_tuple, reason: EndReason::Kicked }];
+        if transport != Transport::Udp {
             wanted.insert(0, Event::CloseClient { five_tuple: alice.five_tuple });
         }
         assert_eq!(world.take_events(), wanted);
