@@ -128,6 +128,11 @@ impl KeyRing {
         }
     }
 
+    /// The keys' secrets, in the ring's order.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        self.keys.iter().map(|(_, secret)| secret)
+    }
+
     fn secret(&self, key: &str) -> Option<&SecretString> {
         self.keys.iter().find(|(known, _)| known == key).map(|(_, secret)| secret)
     }
@@ -255,7 +260,7 @@ fn body_sha256(body: &[u8]) -> String {
 }
 
 /// Seconds since 1970; 0 for a clock that is set before.
-fn unix_seconds(time: SystemTime) -> u64 {
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

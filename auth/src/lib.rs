@@ -1,4 +1,4 @@
-//! Access tokens and room grants. Pure functions: no IO, and the time is handed in.
+//! Access tokens, room grants and TURN credentials. Pure functions: no IO, and the time is handed in.
 //!
 //! Tokens are LiveKit's: JSON Web Tokens (RFC 7519), signed with HMAC-SHA-256 under an API key's secret, with
 //! the grants in the claim `video`. Any LiveKit server SDK makes tokens that this crate accepts.
@@ -18,13 +18,16 @@
 //!
 //! - [`Claims`], [`VideoGrants`]: what a token says.
 //! - [`KeyRing`]: the API keys, and the only code that signs and verifies.
+//! - [`TurnSecret`], [`TurnCredentials`]: what lets a client use a relay.
 
 mod claims;
 mod grants;
 mod keys;
+mod turn;
 
 pub use claims::Claims;
 pub use grants::{AgentGrants, InferenceGrants, ObservabilityGrants, SipGrants, VideoGrants};
 pub use keys::{
     KeyRing, MAX_TOKEN_BYTES, REFRESHED_TTL_MIN, SignError, TIME_LEEWAY, TokenError, WEBHOOK_TTL,
 };
+pub use turn::{TurnCredentials, TurnSecret, turn_expiry};
