@@ -15,7 +15,7 @@ use zynk_bus::Bus;
 use zynk_service::http::Readiness;
 use zynk_service::shutdown::Shutdown;
 use zynk_sfu_server::{SfuHandle, SfuHealth};
-use zynk_signaling::{Directory, WebhookDispatcher};
+use zynk_signaling::{Directory, OwnRelay, Relays, WebhookDispatcher};
 
 use crate::config::{Config, Role};
 
@@ -45,8 +45,10 @@ impl Roles {
         let bus = zynk_bus::connect(&config.bus).await?;
         let has = |role| config.roles.contains(&role);
         let sfu = if has(Role::Sfu) { Some(start_sfu(config, &bus, registry, ready).await?) } else { None };
+        // A relay that runs in this process is told to clients without being configured; none does yet.
+        let own_relay: Option<OwnRelay> = None;
         let signaling = if has(Role::Signaling) {
-            Some(start_signaling(config, bus, registry, ready).await?)
+            Some(start_signaling(config, bus, own_relay, registry, ready).await?)
         } else {
             None
         };
@@ -131,6 +133,7 @@ async fn start_sfu(
 async fn start_signaling(
     config: &Config,
     bus: Arc<dyn Bus>,
+    own_relay: Option<OwnRelay>,
     registry: &mut Registry,
     ready: &Readiness,
 ) -> Result<Signaling> {
@@ -138,7 +141,8 @@ async fn start_signaling(
     let store = zynk_store::connect(&config.store).await?;
     let keys: Arc<KeyRing> = Arc::new(config.key_ring());
     let (sender, dispatcher) = WebhookDispatcher::new(&config.webhooks, Arc::clone(&keys))?;
-    let directory = Directory::new(Arc::new(config.signaling.clone()), keys, store, bus, sender);
+    let relays = Arc::new(Relays::new(&config.signaling, &keys, own_relay)?);
+    let directory = Directory::new(Arc::new(config.signaling.clone()), keys, relays, store, bus, sender);
     directory.register_metrics(registry);
     check.pass();
     let stop_webhooks = CancellationToken::new();

@@ -10,6 +10,7 @@ mod lifetime;
 mod permission;
 mod publish;
 mod rehearsal;
+mod relays;
 mod server_api;
 mod stats;
 mod subscribe;

@@ -54,6 +54,10 @@ pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError>
     if config.signaling.room.enabled_codecs.is_empty() {
         return Err(loader.error_at("signaling.room.enabled_codecs", "at least one codec is needed"));
     }
+    config
+        .signaling
+        .check()
+        .map_err(|error| loader.error_at(&format!("signaling.{}", error.key), error.problem))?;
     let limits = &config.signaling.limits;
     let at_least_one = [
         ("http.connections_max", config.http.connections_max),
