@@ -103,7 +103,7 @@ impl Loader {
     }
 
     /// Declares a secret: `a.b` may also be given as `a.b_file`, a path whose content, without the last line
-    /// break, is the value. `a.*` declares every key of a section.
+    /// break, is the value. `a.*` declares every key of a section, `a.*.b` the key of every section of a list.
     #[must_use]
     pub fn secret(mut self, key: &str) -> Self {
         self.secrets.push(key.split('.').map(str::to_owned).collect());
@@ -175,31 +175,42 @@ impl Loader {
 
     fn resolve_secrets(&self, table: &mut Table) -> Result<(), ConfigError> {
         for secret in &self.secrets {
-            let Some((name, section)) = secret.split_last() else { continue };
-            let Some(section_table) = find_section(table, section) else { continue };
-            let files: Vec<(String, Value)> = section_table
-                .iter()
-                .filter(|(key, _)| match key.strip_suffix("_file") {
-                    Some(stem) => name == "*" || stem == name,
-                    None => false,
-                })
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
-            for (key, path) in files {
-                let dotted = [section, std::slice::from_ref(&key)].concat().join(".");
-                let problem = |problem: String| self.error_at(&dotted, problem);
-                let Some(path) = path.as_str() else {
-                    return Err(problem("expected a path, as a string".into()));
-                };
-                let stem = key.trim_end_matches("_file").to_owned();
-                if section_table.contains_key(&stem) {
-                    return Err(problem(format!("{stem} is set as well; only one of them may be")));
-                }
-                let value =
-                    read_secret(Path::new(path)).map_err(|error| problem(format!("{path}: {error}")))?;
-                section_table.remove(&key);
-                section_table.insert(stem, Value::String(value));
+            let Some((name, pattern)) = secret.split_last() else { continue };
+            for section in section_paths(table, pattern) {
+                self.resolve_secrets_in(table, &section, name)?;
             }
+        }
+        Ok(())
+    }
+
+    fn resolve_secrets_in(
+        &self,
+        table: &mut Table,
+        section: &[String],
+        name: &str,
+    ) -> Result<(), ConfigError> {
+        let Some(section_table) = find_section(table, section) else { return Ok(()) };
+        let files: Vec<(String, Value)> = section_table
+            .iter()
+            .filter(|(key, _)| match key.strip_suffix("_file") {
+                Some(stem) => name == "*" || stem == name,
+                None => false,
+            })
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        for (key, path) in files {
+            let dotted = [section, std::slice::from_ref(&key)].concat().join(".");
+            let problem = |problem: String| self.error_at(&dotted, problem);
+            let Some(path) = path.as_str() else {
+                return Err(problem("expected a path, as a string".into()));
+            };
+            let stem = key.trim_end_matches("_file").to_owned();
+            if section_table.contains_key(&stem) {
+                return Err(problem(format!("{stem} is set as well; only one of them may be")));
+            }
+            let value = read_secret(Path::new(path)).map_err(|error| problem(format!("{path}: {error}")))?;
+            section_table.remove(&key);
+            section_table.insert(stem, Value::String(value));
         }
         Ok(())
     }
@@ -273,12 +284,44 @@ fn insert(table: &mut Table, key: &[String], value: Value) -> Result<(), ()> {
     }
 }
 
+/// The section at `path`, in which a number is a place in a list.
 fn find_section<'t>(table: &'t mut Table, path: &[String]) -> Option<&'t mut Table> {
-    let mut table = table;
-    for segment in path {
-        table = table.get_mut(segment)?.as_table_mut()?;
+    match path.split_first() {
+        Some((first, rest)) => find_section_in(table.get_mut(first)?, rest),
+        None => Some(table),
     }
-    Some(table)
+}
+
+fn find_section_in<'t>(value: &'t mut Value, path: &[String]) -> Option<&'t mut Table> {
+    match (value, path.split_first()) {
+        (Value::Table(table), _) => find_section(table, path),
+        (Value::Array(items), Some((index, rest))) => {
+            find_section_in(items.get_mut(index.parse::<usize>().ok()?)?, rest)
+        }
+        _ => None,
+    }
+}
+
+/// The sections that a pattern stands for: `*` in it is every place in a list.
+fn section_paths(table: &Table, pattern: &[String]) -> Vec<Vec<String>> {
+    let Some((first, rest)) = pattern.split_first() else { return vec![Vec::new()] };
+    let below = table.get(first).map(|value| section_paths_in(value, rest));
+    below_segment(first, below.unwrap_or_default())
+}
+
+fn section_paths_in(value: &Value, pattern: &[String]) -> Vec<Vec<String>> {
+    match (value, pattern.split_first()) {
+        (Value::Array(items), Some((every, rest))) if every == "*" => {
+            let one = |(index, item)| below_segment(&format!("{index}"), section_paths_in(item, rest));
+            items.iter().enumerate().flat_map(one).collect()
+        }
+        (Value::Table(table), _) => section_paths(table, pattern),
+        _ => Vec::new(),
+    }
+}
+
+fn below_segment(segment: &str, paths: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    paths.into_iter().map(|path| [vec![segment.to_owned()], path].concat()).collect()
 }
 
 fn read_secret(path: &Path) -> Result<String, String> {

@@ -1,9 +1,13 @@
 //! How the signaling role is set up.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use crate::relays::RelayConfig;
+
 /// Configuration of the signaling role.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignalingConfig {
     /// Name of this server's region, shown to clients; may be empty.
@@ -12,8 +16,22 @@ pub struct SignalingConfig {
     pub room: RoomConfig,
     /// What clients may send.
     pub limits: LimitsConfig,
-    /// STUN and TURN servers that clients are told to use.
+    /// STUN and TURN servers that every client is told to use, with the same password for all. Relays that
+    /// share a secret with this server belong in `relays`.
     pub ice_servers: Vec<IceServerConfig>,
+    /// TURN relays, one entry for each region. Clients are told those nearest to them, with a user name and a
+    /// password of their own that end.
+    pub relays: Vec<RelayConfig>,
+    /// How long a client's password for relays lasts, in seconds. Clients get a new one whenever they connect
+    /// anew; calls that a relay carries already go on after it. 60 to 31536000.
+    pub relay_credentials_ttl_s: u64,
+    /// The relays of how many regions a client is told, the nearest first. Applies as soon as it is known where
+    /// the client is or which region it wants; others are told the first four, and try them all.
+    pub relay_regions_max: usize,
+    /// A file in MaxMind's format that knows where addresses are (GeoLite2 City, DB-IP City Lite), to find the
+    /// nearest relays by. It is read once, and kept in memory. Clients behind a proxy have the proxy's address
+    /// here. Empty: none.
+    pub geoip_database: PathBuf,
 }
 
 /// Defaults of rooms.
@@ -78,6 +96,21 @@ pub struct IceServerConfig {
     pub username: String,
     /// Password, for TURN. Every client is told it.
     pub credential: String,
+}
+
+impl Default for SignalingConfig {
+    fn default() -> Self {
+        Self {
+            region: String::new(),
+            room: RoomConfig::default(),
+            limits: LimitsConfig::default(),
+            ice_servers: Vec::new(),
+            relays: Vec::new(),
+            relay_credentials_ttl_s: 12 * 3_600,
+            relay_regions_max: 2,
+            geoip_database: PathBuf::new(),
+        }
+    }
 }
 
 impl Default for RoomConfig {

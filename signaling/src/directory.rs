@@ -21,6 +21,7 @@ use crate::config::SignalingConfig;
 use crate::join::{JoinError, JoinParams};
 use crate::metrics::Metrics;
 use crate::placement;
+use crate::relays::Relays;
 use crate::responses::{self, ResponseReceiver};
 use crate::room::leave_message;
 use crate::room_task::{self, MAILBOX_MAX, RoomMessage};
@@ -46,6 +47,7 @@ pub struct Directory {
 pub(crate) struct Inner {
     pub(crate) config: Arc<SignalingConfig>,
     pub(crate) keys: Arc<KeyRing>,
+    pub(crate) relays: Arc<Relays>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) webhooks: WebhookSender,
@@ -85,6 +87,7 @@ impl Directory {
     pub fn new(
         config: Arc<SignalingConfig>,
         keys: Arc<KeyRing>,
+        relays: Arc<Relays>,
         store: Arc<dyn Store>,
         bus: Arc<dyn Bus>,
         webhooks: WebhookSender,
@@ -93,6 +96,7 @@ impl Directory {
             inner: Arc::new(Inner {
                 config,
                 keys,
+                relays,
                 store,
                 bus,
                 webhooks,
@@ -118,6 +122,11 @@ impl Directory {
     /// The API keys.
     pub fn keys(&self) -> &KeyRing {
         &self.inner.keys
+    }
+
+    /// The relays that clients are told.
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.inner.relays
     }
 
     /// Opens a room, or takes over the set fields if it is open.

@@ -1,12 +1,17 @@
 //! Every HTTP route of the signaling role, and what they share: bodies with limits, bearer tokens, CORS.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::Request,
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    extract::{ConnectInfo, FromRequestParts, Request},
+    http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts},
     middleware::from_fn,
     routing::{any, get, post},
 };
@@ -96,6 +101,20 @@ fn without_double_slash(uri: &Uri) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(format!("/{path}").parse().ok()?);
     Uri::from_parts(parts).ok()
+}
+
+/// The address that a request comes from, by which its client is counted and placed. Behind a proxy that is the proxy's:
+/// headers that tell another one could say anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) Option<IpAddr>);
+
+impl<S: Sync> FromRequestParts<S> for PeerAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Ok(Self(peer.map(|ConnectInfo(peer)| peer.ip().to_canonical())))
+    }
 }
 
 /// The media type of a body in lower case, without its parameters.

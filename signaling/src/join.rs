@@ -12,6 +12,7 @@ use zynk_protocol::livekit::participant_info::Kind;
 use zynk_protocol::{CandidatePolicy, Identity, RoomName, livekit};
 
 use crate::config::LimitsConfig;
+use crate::relays::ClientPlace;
 use crate::room::check_limits;
 
 /// Which tracks a session is subscribed to without asking.
@@ -76,6 +77,8 @@ pub struct JoinParams {
 
     /// What the client says about itself.
     pub client: livekit::ClientInfo,
+    /// Where it is, as far as is known; decides which relays it is told.
+    pub place: ClientPlace,
     /// One peer connection or two.
     pub connection: ConnectionMode,
     /// Sections of the offer without a track are answered as sending (WHEP).
@@ -138,6 +141,7 @@ impl JoinParams {
                 .and_then(|config| serde_json::from_value(config.clone()).ok()),
             claims: Some(Arc::new(claims)),
             client: livekit::ClientInfo::default(),
+            place: ClientPlace::default(),
             connection: ConnectionMode::Dual,
             late_binding: false,
             candidates: CandidatePolicy::All,

@@ -3,13 +3,15 @@
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use std::sync::Arc;
-//! use zynk_signaling::{Directory, SignalingConfig, rtc_router};
+//! use zynk_signaling::{Directory, Relays, SignalingConfig, rtc_router};
 //!
 //! let keys = Arc::new(zynk_auth::KeyRing::single("devkey", "secret"));
 //! let store = zynk_store::connect("memory:").await.unwrap();
 //! let bus = zynk_bus::connect("local:").await.unwrap();
 //! let (webhooks, _events) = tokio::sync::mpsc::channel(100);
-//! let directory = Directory::new(Arc::new(SignalingConfig::default()), keys, store, bus, webhooks);
+//! let config = Arc::new(SignalingConfig::default());
+//! let relays = Arc::new(Relays::new(&config, &keys, None).unwrap());
+//! let directory = Directory::new(config, keys, relays, store, bus, webhooks);
 //! let _app: axum::Router = rtc_router(directory.clone());
 //! assert!(directory.list_rooms(&[]).await.is_empty());
 //! directory.shutdown().await;
@@ -17,6 +19,7 @@
 //! ```
 //!
 //! - [`Directory`]: the open rooms; sessions begin here.
+//! - [`Relays`]: the TURN relays that clients are told, nearest first.
 //! - [`Room`]: one room as a state machine without IO.
 //! - [`rtc_router`], [`api_router`]: everything that is served over HTTP.
 //! - [`WebhookDispatcher`]: tells applications what happens.
@@ -34,6 +37,8 @@ mod mover;
 mod other_services;
 mod packed_text;
 mod placement;
+mod regions;
+mod relays;
 mod responses;
 mod room;
 mod room_service;
@@ -58,6 +63,9 @@ pub use directory::{Directory, SessionHandle, WebhookSender};
 pub use guest::{GUEST_TOKEN_TTL, GuestConfig};
 pub use http::{api_router, collapse_slashes};
 pub use join::{ConnectionMode, JoinError, JoinParams, Resume, SubscribeScope};
+pub use relays::{
+    ClientPlace, OwnRelay, PlacesError, RelayConfig, Relays, RelaysError, SignalingConfigError,
+};
 pub use responses::ResponseReceiver;
 pub use room::{MoveId, ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId, Traveller};
 pub use room_stats::{

@@ -56,6 +56,7 @@ use zynk_store::RoomRecord;
 use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::config::SignalingConfig;
 use crate::join::{JoinError, JoinParams};
+use crate::relays::Relays;
 
 pub(crate) use leave::leave_message;
 pub(crate) use metadata::check_limits;
@@ -250,6 +251,8 @@ pub struct RoomSettings {
     pub config: Arc<SignalingConfig>,
     /// The keys that sign refreshed tokens.
     pub keys: Arc<KeyRing>,
+    /// The relays that clients are told.
+    pub relays: Arc<Relays>,
     /// The node that hosts the media.
     pub node: NodeId,
     /// Name, id and settings.

@@ -197,6 +197,7 @@ impl RoomTask {
         let settings = RoomSettings {
             config: Arc::clone(&inner.config),
             keys: Arc::clone(&inner.keys),
+            relays: Arc::clone(&inner.relays),
             node: node.clone(),
             record,
             seed: rand::random(),

@@ -13,7 +13,7 @@ use axum::{
 use zynk_protocol::Identity;
 
 use crate::{
-    http::ApiState,
+    http::{ApiState, PeerAddress},
     join::{JoinParams, SubscribeScope},
     whip::{QueryResult, authorize_join, created, join_params, read_offer, respond},
     whip_problem::Problem,
@@ -23,26 +23,29 @@ use crate::{
 pub(crate) async fn play(
     State(state): State<ApiState>,
     Path(room): Path<String>,
+    address: PeerAddress,
     query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_playing(&state, Some(&room), query, &headers, body).await)
+    respond(start_playing(&state, Some(&room), address, query, &headers, body).await)
 }
 
 /// `POST /whep/v1`
 pub(crate) async fn play_token_room(
     State(state): State<ApiState>,
+    address: PeerAddress,
     query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_playing(&state, None, query, &headers, body).await)
+    respond(start_playing(&state, None, address, query, &headers, body).await)
 }
 
 async fn start_playing(
     state: &ApiState,
     room: Option<&str>,
+    address: PeerAddress,
     query: QueryResult,
     headers: &HeaderMap,
     body: Body,
@@ -58,11 +61,12 @@ async fn start_playing(
         let detail = "the offer has no audio or video section in which the client would receive";
         return Err(Problem::unprocessable("nothing_to_play", detail));
     }
+    let place = query.place(address);
     let subscribe = match &query.participant {
         Some(publisher) => SubscribeScope::Participant(Identity::new(publisher)),
         None => SubscribeScope::Auto,
     };
-    let params = JoinParams { late_binding: true, subscribe, ..join_params(state, claims, &sdp)? };
+    let params = JoinParams { late_binding: true, subscribe, ..join_params(state, claims, place, &sdp)? };
     let started = state.streams.start(&state.directory, params, sdp).await?;
     created("/whep/v1/", started)
 }

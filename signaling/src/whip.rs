@@ -27,8 +27,9 @@ use zynk_protocol::{
 };
 
 use crate::{
-    http::{ApiState, bearer_token, media_type, read_body},
+    http::{ApiState, PeerAddress, bearer_token, media_type, read_body},
     join::{ConnectionMode, JoinParams},
+    relays::ClientPlace,
     sdp_fragment::SdpFragment,
     whip_offer::{Offer, SendingSection},
     whip_problem::Problem,
@@ -55,6 +56,15 @@ pub(crate) struct StreamQuery {
     identity: Option<String>,
     /// WHEP: whose tracks to play, instead of everybody's.
     pub(crate) participant: Option<String>,
+    /// The region whose relays the client wants.
+    region: Option<String>,
+}
+
+impl StreamQuery {
+    /// Where the client is, as far as is known.
+    pub(crate) fn place(&self, PeerAddress(address): PeerAddress) -> ClientPlace {
+        ClientPlace { address, region: self.region.clone() }
+    }
 }
 
 /// A query that cannot be read is answered as other faults are.
@@ -64,21 +74,23 @@ pub(crate) type QueryResult = Result<Query<StreamQuery>, QueryRejection>;
 pub(crate) async fn publish(
     State(state): State<ApiState>,
     Path(room): Path<String>,
+    address: PeerAddress,
     query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_publishing(&state, Some(&room), query, &headers, body).await)
+    respond(start_publishing(&state, Some(&room), address, query, &headers, body).await)
 }
 
 /// `POST /whip/v1`
 pub(crate) async fn publish_to_token_room(
     State(state): State<ApiState>,
+    address: PeerAddress,
     query: QueryResult,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    respond(start_publishing(&state, None, query, &headers, body).await)
+    respond(start_publishing(&state, None, address, query, &headers, body).await)
 }
 
 /// `GET` of anything here: there is nothing to see.
@@ -106,6 +118,7 @@ pub(crate) async fn announce_formats(request: Request, next: Next) -> Response {
 async fn start_publishing(
     state: &ApiState,
     room: Option<&str>,
+    address: PeerAddress,
     query: QueryResult,
     headers: &HeaderMap,
     body: Body,
@@ -117,7 +130,8 @@ async fn start_publishing(
     }
     let (sdp, offer) = read_offer(headers, body).await?;
     let tracks = tracks_to_publish(&claims, &offer)?;
-    let params = JoinParams { add_tracks: tracks, ..join_params(state, claims, &sdp)? };
+    let place = query.place(address);
+    let params = JoinParams { add_tracks: tracks, ..join_params(state, claims, place, &sdp)? };
     let started = state.streams.start(&state.directory, params, sdp).await?;
     created("/whip/v1/", started)
 }
@@ -193,7 +207,12 @@ fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Claims, Problem
 }
 
 /// How a client of WHIP or WHEP joins: one connection, no second chance for its signaling.
-pub(crate) fn join_params(state: &ApiState, claims: Claims, offer: &str) -> Result<JoinParams, Problem> {
+pub(crate) fn join_params(
+    state: &ApiState,
+    claims: Claims,
+    place: ClientPlace,
+    offer: &str,
+) -> Result<JoinParams, Problem> {
     let description = SessionDescription {
         r#type: "offer".into(),
         sdp: offer.to_owned(),
@@ -202,6 +221,7 @@ pub(crate) fn join_params(state: &ApiState, claims: Claims, offer: &str) -> Resu
     };
     Ok(JoinParams {
         client: livekit::ClientInfo { protocol: SIGNAL_PROTOCOL, ..Default::default() },
+        place,
         connection: ConnectionMode::Single,
         resumable: false,
         follows_room: false,

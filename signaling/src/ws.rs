@@ -28,9 +28,10 @@ use zynk_auth::Claims;
 use zynk_protocol::livekit::{self, SignalRequest, SignalResponse, signal_request, signal_response};
 
 use crate::directory::{Directory, SessionHandle};
-use crate::http::cors;
+use crate::http::{PeerAddress, cors};
 use crate::join::query::RtcQuery;
 use crate::join::{JoinError, JoinParams, request};
+use crate::regions;
 use crate::room_task::unix_ms;
 use crate::session::{Frame, Incoming, Session, SessionError};
 
@@ -68,6 +69,7 @@ pub fn rtc_router(directory: Directory) -> Router {
         .route("/rtc/v1", get(rtc_v1))
         .route("/rtc/validate", get(validate_v0))
         .route("/rtc/v1/validate", get(validate_v1))
+        .route("/settings/regions", get(regions::serve))
         .layer(cors())
         .with_state(directory)
 }
@@ -84,20 +86,22 @@ enum Version {
 
 async fn rtc_v0(
     State(directory): State<Directory>,
+    address: PeerAddress,
     headers: HeaderMap,
     query: QueryResult,
     upgrade: UpgradeResult,
 ) -> Response {
-    start(directory, Version::V0, &headers, query, upgrade).await
+    start(directory, Version::V0, address, &headers, query, upgrade).await
 }
 
 async fn rtc_v1(
     State(directory): State<Directory>,
+    address: PeerAddress,
     headers: HeaderMap,
     query: QueryResult,
     upgrade: UpgradeResult,
 ) -> Response {
-    start(directory, Version::V1, &headers, query, upgrade).await
+    start(directory, Version::V1, address, &headers, query, upgrade).await
 }
 
 async fn validate_v0(State(directory): State<Directory>, headers: HeaderMap, query: QueryResult) -> Response {
@@ -128,6 +132,7 @@ async fn validate(
 async fn start(
     directory: Directory,
     version: Version,
+    address: PeerAddress,
     headers: &HeaderMap,
     query: QueryResult,
     upgrade: UpgradeResult,
@@ -135,7 +140,8 @@ async fn start(
     let Ok(upgrade) = upgrade else { return StatusCode::NOT_FOUND.into_response() };
     let by_sdk = is_by_sdk(&query);
     let joined = async {
-        let params = join_params(&directory, version, headers, query, false)?;
+        let mut params = join_params(&directory, version, headers, query, false)?;
+        params.place.address = address.0;
         directory.join(params).await
     };
     let handle = match joined.await {
@@ -159,10 +165,12 @@ fn join_params(
     query: QueryResult,
     strict: bool,
 ) -> Result<JoinParams, JoinError> {
-    let Query(query) = query.map_err(|error| JoinError::bad_request("query_malformed", error.body_text()))?;
+    let Query(mut query) =
+        query.map_err(|error| JoinError::bad_request("query_malformed", error.body_text()))?;
     let claims = claims(directory, headers, query.access_token.as_deref())?;
     let limits = &directory.config().limits;
     let mut params = JoinParams::from_claims(claims, limits)?;
+    params.place.region = query.region.take();
     let user_agent =
         headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let encoded = query.join_request.as_deref().filter(|encoded| !encoded.is_empty());

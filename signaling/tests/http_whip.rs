@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use http_support::{
     AUDIO, Reply, Server, VIDEO, authorized, eventually, offer_sdp, play_offer, publish_offer, request,
 };
-use zynk_auth::{Claims, KeyRing, VideoGrants};
+use zynk_auth::{Claims, KeyRing, TurnSecret, VideoGrants, turn_expiry};
 use zynk_protocol::{ConnectionRole, ConnectionState, Identity, NodeAction, RoomName, livekit};
-use zynk_signaling::{AdminRequest, AdminResponse};
+use zynk_signaling::{AdminRequest, AdminResponse, GuestConfig, OwnRelay};
 
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
@@ -41,6 +41,29 @@ async fn participants(server: &Server, room: &str) -> Vec<livekit::ParticipantIn
     match server.directory.admin(&RoomName::new(room), AdminRequest::ListParticipants).await {
         Ok(AdminResponse::Participants(participants)) => participants,
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn relays_are_told_with_credentials_that_end() {
+    let secret = TurnSecret::new("north");
+    let relay = OwnRelay { urls: vec!["turns:r.example:443?transport=tcp".into()], secret: secret.clone() };
+    let server = Server::with_relay(GuestConfig::default(), Some(relay)).await;
+    for (path, offer) in [("/whip/studio", publish_offer()), ("/whep/studio?region=eu", play_offer())] {
+        let token = server.token(path, join("studio"));
+        let reply = post(&server, path, &token, offer).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        let link = reply.headers.get_all("link").iter().nth(2).unwrap().to_str().unwrap();
+        let mut quoted = link.split('"').skip(1).step_by(2);
+        assert!(
+            link.starts_with("<turns:r.example:443?transport=tcp>; rel=\"ice-server\"; username="),
+            "{link}"
+        );
+        let (username, credential) = (quoted.nth(1).unwrap(), quoted.next().unwrap());
+        assert_eq!(credential, secrecy::ExposeSecret::expose_secret(&secret.credential(username)));
+        let left = turn_expiry(username).unwrap().duration_since(SystemTime::now()).unwrap();
+        assert!((43_100..=43_200).contains(&left.as_secs()), "{left:?}");
+        assert!(username.contains(":PA_"), "{username}");
     }
 }
 

@@ -125,6 +125,7 @@ impl World {
         let settings = RoomSettings {
             config: Arc::new(SignalingConfig::default()),
             keys: Arc::new(KeyRing::single("key", "secret")),
+            relays: Arc::default(),
             node: NodeId::from_random(1),
             record: RoomRecord {
                 empty_timeout_s: 300,

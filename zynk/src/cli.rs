@@ -26,6 +26,9 @@ pub(crate) enum Command {
     /// Make access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Let people use TURN relays
+    #[command(subcommand)]
+    Turn(TurnCommand),
     /// List, watch and end the rooms of a running server
     #[command(subcommand)]
     Room(RoomCommand),
@@ -141,6 +144,43 @@ pub(crate) struct KeyFlags {
     /// A configuration file to take the key from
     #[arg(long, value_name = "FILE", env = "ZYNK_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TurnCommand {
+    /// Print a user name and a password for relays, which are good for a while
+    Credentials(TurnCredentialsArguments),
+    /// Print the secret that a relay elsewhere checks passwords with, such as coturn's `static-auth-secret`. It is made
+    /// from an API key, which it does not give away
+    Secret {
+        /// The API key, if it is not the first one of the configuration
+        #[arg(long = "of", value_name = "KEY")]
+        of: Option<String>,
+        #[command(flatten)]
+        key: KeyFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TurnCredentialsArguments {
+    /// Whose they are: the relay's log and quotas know the user by that
+    #[arg(long, value_name = "NAME", default_value = "zynk")]
+    pub(crate) user: String,
+    /// How long they are good, such as `30m` or `12h`
+    #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Duration,
+    /// Print JSON, as applications expect it of a server that hands out credentials
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// For the relays of this region of the configuration, with their secret
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
+    /// Where a relay is, such as `turn:relay.example.org:3478?transport=udp`; may be repeated. Unless set, the relays
+    /// of the configuration that share the secret
+    #[arg(long = "url", value_name = "URL")]
+    pub(crate) urls: Vec<String>,
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
 }
 
 #[derive(Debug, Subcommand)]

@@ -136,13 +136,13 @@ pub(crate) fn check(file: Option<&Path>) -> Result<()> {
     Ok(validate::all(&loader.load()?, &loader)?)
 }
 
-/// The keys of a configuration file, or, without one, of `zynk dev`.
-pub(crate) fn key_ring(file: Option<&Path>) -> Result<KeyRing> {
+/// A configuration file as it is, or, without one, that of `zynk dev`, for commands that need a part of it.
+pub(crate) fn read(file: Option<&Path>) -> Result<Config> {
     let loader = match file {
         Some(_) => with_environment(with_file(file)?),
         None => with_environment(Loader::new().file("zynk dev", DEV_CONFIG)),
     };
-    Ok(loader.load::<Config>()?.key_ring())
+    Ok(loader.load()?)
 }
 
 /// A file with every key, its meaning and its default; with a fresh API key if asked.
@@ -164,7 +164,7 @@ pub(crate) fn example(with_key: bool) -> Result<String> {
 }
 
 fn with_file(file: Option<&Path>) -> Result<Loader> {
-    let loader = Loader::new().secret("keys.*").secret("turn.users.*");
+    let loader = Loader::new().secret("keys.*").secret("turn.users.*").secret("signaling.relays.*.secret");
     let Some(path) = file else { return Ok(loader) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| name.clone())?;

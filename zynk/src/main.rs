@@ -7,6 +7,7 @@ mod roles;
 mod room;
 mod server;
 mod token;
+mod turn;
 mod web;
 
 use std::io::Write as _;
@@ -42,6 +43,7 @@ async fn execute(cli: Cli) -> Result<()> {
             server::run(config, arguments.server.print_ports, server::Mode::Run).await
         }
         Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n")),
+        Command::Turn(command) => print(&turn::execute(&command)?),
         Command::Room(command) => print(&room::execute(&command).await?),
         Command::Config(ConfigCommand::Check { config }) => {
             config::check(config.as_deref())?;

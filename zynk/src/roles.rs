@@ -16,7 +16,7 @@ use zynk_bus::Bus;
 use zynk_service::http::Readiness;
 use zynk_service::shutdown::Shutdown;
 use zynk_sfu_server::{SfuHandle, SfuHealth};
-use zynk_signaling::{Directory, WebhookDispatcher};
+use zynk_signaling::{Directory, OwnRelay, Relays, WebhookDispatcher};
 use zynk_turn_server::TurnHandle;
 
 use crate::config::{Config, Role};
@@ -53,8 +53,9 @@ impl Roles {
             true => Some(start_turn(config, sfu.as_ref(), registry, ready)?),
             false => None,
         };
+        let own_relay = turn.as_ref().and_then(|turn| own_relay(config, turn));
         let signaling = if has(Role::Signaling) {
-            Some(start_signaling(config, bus, registry, ready).await?)
+            Some(start_signaling(config, bus, own_relay, registry, ready).await?)
         } else {
             None
         };
@@ -167,6 +168,13 @@ async fn start_sfu(
     Ok(Sfu { handle, stop })
 }
 
+/// What clients are told of the relay of this process.
+fn own_relay(config: &Config, turn: &TurnHandle) -> Option<OwnRelay> {
+    let urls = config.turn.urls(turn.addresses());
+    let secret = config.turn.secret(&config.key_ring())?;
+    (!urls.is_empty()).then_some(OwnRelay { urls, secret })
+}
+
 fn start_turn(
     config: &Config,
     sfu: Option<&Sfu>,
@@ -193,6 +201,7 @@ fn start_turn(
 async fn start_signaling(
     config: &Config,
     bus: Arc<dyn Bus>,
+    own_relay: Option<OwnRelay>,
     registry: &mut Registry,
     ready: &Readiness,
 ) -> Result<Signaling> {
@@ -200,7 +209,8 @@ async fn start_signaling(
     let store = zynk_store::connect(&config.store).await?;
     let keys: Arc<KeyRing> = Arc::new(config.key_ring());
     let (sender, dispatcher) = WebhookDispatcher::new(&config.webhooks, Arc::clone(&keys))?;
-    let directory = Directory::new(Arc::new(config.signaling.clone()), keys, store, bus, sender);
+    let relays = Arc::new(Relays::new(&config.signaling, &keys, own_relay)?);
+    let directory = Directory::new(Arc::new(config.signaling.clone()), keys, relays, store, bus, sender);
     directory.register_metrics(registry);
     check.pass();
     let stop_webhooks = CancellationToken::new();

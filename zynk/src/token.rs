@@ -34,7 +34,7 @@ pub(crate) fn create(arguments: &TokenArguments) -> Result<String> {
 pub(crate) fn key_ring(flags: &KeyFlags) -> Result<KeyRing> {
     match (&flags.api_key, &flags.api_secret) {
         (Some(key), Some(secret)) => Ok(KeyRing::new([(key.clone(), secret.clone())])),
-        _ => config::key_ring(flags.config.as_deref()),
+        _ => Ok(config::read(flags.config.as_deref())?.key_ring()),
     }
 }
 

@@ -110,6 +110,69 @@ impl Drop for Server {
 }
 
 #[tokio::test]
+async fn relays_of_the_configuration_are_told_to_clients() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("secret"), "north\n").unwrap();
+    // It has 127.0.0.0/8 in Virginia.
+    let places = concat!(env!("CARGO_MANIFEST_DIR"), "/../signaling/tests/places/loopback.mmdb");
+    let text = format!(
+        "keys = {{ k = '{SECRET}' }}
+         [signaling]
+         geoip_database = {places:?}
+         relay_regions_max = 1
+         [[signaling.relays]]
+         region = 'eu'
+         urls = ['turn:eu.example.org']
+         latitude = 50.1
+         longitude = 8.7
+         [[signaling.relays]]
+         region = 'us'
+         urls = ['turn:us.example.org']
+         latitude = 39
+         longitude = -77.5
+         secret_file = {:?}",
+        path("secret")
+    );
+    std::fs::write(path("zynk.toml"), text).unwrap();
+    let config = path("zynk.toml");
+    let arguments = ["run", "--config", &config, "--port", "0", "--print-ports", "--announce", "127.0.0.1"];
+    let (_log, server) = Server::start_with(&arguments);
+    let room = ["--room", "lobby", "--identity", "alice", "--config", &config];
+    let token = stdout(&[&["token", "create"], &room[..]].concat());
+    let url = format!("{}/rtc?protocol=17&access_token={}", server.url().replace("http", "ws"), token.trim());
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let Some(Ok(Message::Binary(bytes))) = socket.next().await else { panic!("no Join") };
+    let Some(Signal::Join(join)) = SignalResponse::decode(bytes).unwrap().message else { panic!("no Join") };
+    let [relay] = &join.ice_servers[..] else { panic!("{:?}", join.ice_servers) };
+    assert_eq!(relay.urls, ["turn:us.example.org"]);
+    assert!(relay.username.ends_with(&join.participant.unwrap().sid), "{}", relay.username);
+
+    // What the command makes is what clients get.
+    let credentials = ["turn", "credentials", "--json", "--region", "us", "--config", &config];
+    let made: serde_json::Value = serde_json::from_str(&stdout(&credentials)).unwrap();
+    assert_eq!(made["uris"], serde_json::json!(relay.urls));
+    let credential = |username: &str| zynk_auth::TurnSecret::new("north").credential(username);
+    let exposed = |username: &str| secrecy::ExposeSecret::expose_secret(&credential(username)).to_owned();
+    assert_eq!(relay.credential, exposed(&relay.username));
+    assert_eq!(made["credential"], exposed(made["username"].as_str().unwrap()));
+    let secret = stdout(&["turn", "secret", "--config", &config]);
+    assert!(secret.trim_end().len() == 44 && !secret.contains(SECRET), "{secret}");
+}
+
+#[test]
+fn a_geoip_database_that_is_none_ends_the_start() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let text = "keys = { k = '0123456789abcdef0123456789abcdef' }
+                signaling = { geoip_database = '/nonexistent/city.mmdb' }";
+    std::fs::write(config.path(), text).unwrap();
+    let error = failure(&["run", "--port", "0", "--config", config.path().to_str().unwrap()]);
+    let expected = "zynk: signaling.geoip_database: /nonexistent/city.mmdb: No such file";
+    assert!(error.lines().any(|line| line.starts_with(expected)), "{error}");
+}
+
+#[tokio::test]
 async fn a_development_server_says_its_ports_and_its_health() {
     let server = Server::start();
     let other = Server::start();

@@ -214,6 +214,40 @@ fn secret_files_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn secrets_of_a_list_of_sections_come_from_files_too() {
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Relays {
+        turn: Turn,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Turn {
+        relays: Vec<Relay>,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Relay {
+        secret: Option<String>,
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    fs::write(&path, "s3cret\n").unwrap();
+    let list = "[[turn.relays]]\nsecret = 'x'\n[[turn.relays]]\n[[turn.relays]]\nsecret_file = ";
+    let loader = |path: &str| Loader::new().file("zynk.toml", format!("{list}{path:?}"));
+    let declared = |path: &str| loader(path).secret("turn.relays.*.secret");
+    let relays: Relays = declared(path.to_str().unwrap()).load().unwrap();
+    let secrets: Vec<_> = relays.turn.relays.iter().map(|relay| relay.secret.as_deref()).collect();
+    assert_eq!(secrets, [Some("x"), None, Some("s3cret")]);
+    let message = declared("/nonexistent/file").load::<Relays>().unwrap_err().to_string();
+    assert!(
+        message.starts_with("zynk.toml:5:15: turn.relays.2.secret_file: /nonexistent/file: "),
+        "{message}"
+    );
+    assert!(Loader::new().secret("turn.relays.*.secret").load::<Config>().is_ok(), "there is no such list");
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let message = file_error("keys = 'devkey: hunter2'");
     assert_eq!(message, "zynk.toml:1:8: keys: expected a section, found a string");

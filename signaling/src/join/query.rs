@@ -42,6 +42,8 @@ pub(crate) struct RtcQuery {
     device_model: Option<String>,
     network: Option<String>,
     capabilities: Option<String>,
+    /// Ours: the region whose relays the client wants. SDKs keep what the URL has that they are given.
+    pub(crate) region: Option<String>,
 }
 
 impl RtcQuery {

@@ -1,7 +1,7 @@
 //! Joining.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::RngExt;
 use zynk_protocol::livekit::{self, participant_info::State, signal_response};
@@ -10,6 +10,7 @@ use zynk_protocol::{ConnectionId, ConnectionRole, Identity, NodeAction, OpenConn
 use super::participant::{Connection, Participant};
 use super::{Room, RoomOutput, SessionId, codecs};
 use crate::join::{ConnectionMode, JoinError, JoinParams};
+use crate::relays::ClientPlace;
 
 /// LiveKit's protocol number that this server speaks.
 pub(super) const PROTOCOL: i32 = 17;
@@ -46,9 +47,10 @@ impl Room {
         }
         let add_tracks = params.add_tracks.clone();
         let offer = params.offer.clone();
+        let place = params.place.clone();
         let sid = self.add_participant(session, params);
         self.outputs.push_back(RoomOutput::JoinAccepted { session, participant: sid.clone() });
-        self.send_join_response(&sid);
+        self.send_join_response(&sid, &place);
         self.refresh_token(&sid);
         self.open_connections(&sid);
         for request in add_tracks {
@@ -149,7 +151,7 @@ impl Room {
         sid
     }
 
-    fn send_join_response(&mut self, sid: &ParticipantSid) {
+    fn send_join_response(&mut self, sid: &ParticipantSid, place: &ClientPlace) {
         let Some(participant) = self.participants.get_mut(sid) else { return };
         participant.state = State::Joined;
         let Some(participant) = self.participants.get(sid) else { return };
@@ -164,7 +166,7 @@ impl Room {
             server_version: COMPATIBLE_VERSION.to_owned(),
             server_region: config.region.clone(),
             server_info: Some(self.server_info()),
-            ice_servers: self.ice_servers(),
+            ice_servers: self.ice_servers(sid, place),
             subscriber_primary: participant.subscriber_primary,
             client_configuration: self.client_configuration(participant),
             ping_timeout: PING_TIMEOUT_S,
@@ -194,15 +196,15 @@ impl Room {
         }
     }
 
-    pub(super) fn ice_servers(&self) -> Vec<livekit::IceServer> {
-        let servers = self.settings.config.ice_servers.iter();
-        servers
-            .map(|server| livekit::IceServer {
-                urls: server.urls.clone(),
-                username: server.username.clone(),
-                credential: server.credential.clone(),
-            })
-            .collect()
+    /// The servers that everybody is told, and the relays for a client at `place`, with credentials from now on.
+    pub(super) fn ice_servers(&self, sid: &ParticipantSid, place: &ClientPlace) -> Vec<livekit::IceServer> {
+        let fixed = self.settings.config.ice_servers.iter().map(|server| livekit::IceServer {
+            urls: server.urls.clone(),
+            username: server.username.clone(),
+            credential: server.credential.clone(),
+        });
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms);
+        fixed.chain(self.settings.relays.ice_servers(place, sid, now)).collect()
     }
 
     fn open_connections(&mut self, sid: &ParticipantSid) {

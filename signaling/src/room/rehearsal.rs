@@ -167,7 +167,8 @@ impl Room {
         let Some(participant) = self.participants.get(sid) else { return };
         let identity = participant.identity.clone();
         let urls = self.settings.config.ice_servers.iter().flat_map(|server| &server.urls);
-        let has_relay = urls.into_iter().any(|url| url.starts_with("turns:"));
+        let has_relay =
+            self.settings.relays.has_tls() || urls.into_iter().any(|url| url.starts_with("turns:"));
         let transport = match protocol {
             CandidateProtocol::Udp => None,
             CandidateProtocol::Tls if has_relay => Some(Transport::Relay),

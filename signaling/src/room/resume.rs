@@ -95,7 +95,7 @@ impl Room {
         self.sessions.insert(session, sid.clone());
         self.outputs.push_back(RoomOutput::JoinAccepted { session, participant: sid.clone() });
         let reconnect = livekit::ReconnectResponse {
-            ice_servers: self.ice_servers(),
+            ice_servers: self.ice_servers(&sid, &params.place),
             client_configuration,
             server_info: Some(self.server_info()),
             last_message_seq,

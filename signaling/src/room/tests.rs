@@ -11,6 +11,7 @@ mod moving;
 mod permission;
 mod publish;
 mod rehearsal;
+mod relays;
 mod server_api;
 mod stats;
 mod subscribe;

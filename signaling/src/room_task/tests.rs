@@ -69,6 +69,7 @@ impl Rig {
         let directory = Directory::new(
             Arc::new(config),
             keys,
+            Arc::default(),
             Arc::clone(&store) as Arc<dyn Store>,
             Arc::clone(&bus) as Arc<dyn Bus>,
             sender,

@@ -25,7 +25,7 @@ use zynk_protocol::{
     NodeInfo, NodeNotice, RoomSid, SectionCount, StartedTrack, livekit,
 };
 use zynk_signaling::{
-    Directory, GuestConfig, IceServerConfig, SignalingConfig, api_router, collapse_slashes,
+    Directory, GuestConfig, IceServerConfig, OwnRelay, Relays, SignalingConfig, api_router, collapse_slashes,
 };
 use zynk_store::MemoryStore;
 
@@ -52,6 +52,11 @@ impl Server {
     }
 
     pub(crate) async fn with(guests: GuestConfig) -> Self {
+        Self::with_relay(guests, None).await
+    }
+
+    /// One whose process runs a relay too.
+    pub(crate) async fn with_relay(guests: GuestConfig, relay: Option<OwnRelay>) -> Self {
         let keys = Arc::new(KeyRing::single("key", "a secret of sufficient length"));
         let config = SignalingConfig {
             ice_servers: vec![
@@ -67,9 +72,11 @@ impl Server {
         let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
         let node = FakeNode::start(Arc::clone(&bus)).await;
         let (sender, webhooks) = mpsc::channel(1_000);
+        let relays = Relays::new(&config, &keys, relay).unwrap();
         let directory = Directory::new(
             Arc::new(config),
             Arc::clone(&keys),
+            Arc::new(relays),
             Arc::new(MemoryStore::default()),
             bus,
             sender,

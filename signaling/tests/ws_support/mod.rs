@@ -20,7 +20,7 @@ use zynk_protocol::{
     ConnectionState, NegotiationFailure, NodeAction, NodeEvent, NodeId, NodeInfo, NodeNotice, RoomSid,
     SectionCount, livekit,
 };
-use zynk_signaling::{Directory, SignalingConfig, collapse_slashes, rtc_router};
+use zynk_signaling::{Directory, Relays, SignalingConfig, collapse_slashes, rtc_router};
 use zynk_store::MemoryStore;
 
 pub use signal_request::Message as Request;
@@ -96,6 +96,11 @@ impl Server {
     }
 
     pub async fn with(set_up: impl FnOnce(&mut SignalingConfig)) -> Self {
+        Self::at("127.0.0.1:0", set_up).await
+    }
+
+    /// Listens on an address.
+    pub async fn at(address: &str, set_up: impl FnOnce(&mut SignalingConfig)) -> Self {
         let mut config = SignalingConfig::default();
         set_up(&mut config);
         let keys = Arc::new(KeyRing::single("devkey", "secret"));
@@ -103,10 +108,12 @@ impl Server {
         let node = Node::start(Arc::clone(&bus)).await;
         let (sender, webhooks) = mpsc::channel(1_000);
         let store = Arc::new(MemoryStore::new());
-        let directory = Directory::new(Arc::new(config), Arc::clone(&keys), store, bus, sender);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relays = Arc::new(Relays::new(&config, &keys, None).unwrap());
+        let directory = Directory::new(Arc::new(config), Arc::clone(&keys), relays, store, bus, sender);
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let app = collapse_slashes(rtc_router(directory.clone()));
+        let app = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { address, directory, keys, node, http: reqwest::Client::new(), _webhooks: webhooks }
     }

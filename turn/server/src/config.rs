@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use zynk_auth::{KeyRing, TurnSecret};
 use zynk_turn_core::{Credentials, PeerPolicy, Quotas, Rate, RelayAddress, ServerConfig};
 
-use crate::TurnError;
+use crate::{TurnAddresses, TurnError};
 
 /// Most workers of one relay.
 pub const WORKERS_MAX: u8 = 64;
@@ -24,6 +24,9 @@ const REALM_BYTES_MAX: usize = 127;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TurnConfig {
+    /// The name that clients find this relay by, such as `relay.example.org`; the certificate is for it. With a name, clients
+    /// of this process' signaling are told of the relay; without one they are not.
+    pub domain: String,
     /// The addresses that clients come to. `0.0.0.0` is every IPv4 address of this machine, `::` every address.
     pub bind: Vec<IpAddr>,
     /// The port for UDP and TCP. 0 takes a free one.
@@ -112,6 +115,7 @@ pub struct TurnLimits {
 impl Default for TurnConfig {
     fn default() -> Self {
         Self {
+            domain: String::new(),
             bind: vec![Ipv4Addr::UNSPECIFIED.into()],
             port: 3478,
             udp: true,
@@ -209,6 +213,34 @@ impl TurnConfig {
             }
             () => Ok(()),
         }
+    }
+
+    /// Where clients find a relay with these addresses, as `turn:` and `turns:` URLs (RFC 7065); none without a domain.
+    pub fn urls(&self, addresses: &TurnAddresses) -> Vec<String> {
+        if self.domain.is_empty() {
+            return Vec::new();
+        }
+        let schemes = [
+            ("turn", "udp", &addresses.udp),
+            ("turn", "tcp", &addresses.tcp),
+            ("turns", "tcp", &addresses.tls),
+        ];
+        let mut urls = Vec::new();
+        for (scheme, transport, known) in schemes {
+            for address in known {
+                let url = format!("{scheme}:{}:{}?transport={transport}", self.domain, address.port());
+                if !urls.contains(&url) {
+                    urls.push(url);
+                }
+            }
+        }
+        urls
+    }
+
+    /// What this relay's credentials are made with, for whoever hands them out in this process.
+    pub fn secret(&self, keys: &KeyRing) -> Option<TurnSecret> {
+        let own = self.auth_secrets.first().map(|secret| TurnSecret::new(secret.clone()));
+        own.or_else(|| keys.turn_secrets().into_iter().next())
     }
 
     /// Who may use the relay: whoever has credentials of a secret, or a password.

@@ -107,6 +107,34 @@ fn a_local_bus_needs_all_roles() {
 }
 
 #[test]
+fn relays_that_no_client_could_use_are_named() {
+    let relay = "[[signaling.relays]]\nregion = 'eu'\nurls = ['turn:eu.example.org?transport=udp']\n";
+    let with = |more: &str| run(&format!("{KEY}{relay}{more}"), ServerFlags::default());
+    let error = |more: &str| with(more).unwrap_err().to_string();
+    assert_eq!(with("latitude = 50\nlongitude = 8.7").unwrap().signaling.relays[0].latitude, Some(50.0));
+    assert_eq!(
+        error("latitude = 95.5\nlongitude = 0"),
+        "zynk.toml:6:12: signaling.relays.0.latitude: 95.5 is not within -90 to 90 degrees"
+    );
+    assert_eq!(
+        error(relay),
+        "zynk.toml:7:10: signaling.relays.1.region: there is another entry for eu; urls takes several"
+    );
+    let url = error("[[signaling.relays]]\nregion = 'us'\nurls = ['turn:us.example.org', 'us.example.org']");
+    let expected = "zynk.toml:8:32: signaling.relays.1.urls.1: \"us.example.org\" is no turn: or turns: URL";
+    assert!(url.starts_with(expected), "{url}");
+    assert_eq!(
+        error("lattitude = 1"),
+        "zynk.toml:6:1: signaling.relays[0].lattitude: unknown key; did you mean latitude?"
+    );
+    let file = error("secret_file = '/nonexistent/secret'");
+    let expected = "zynk.toml:6:15: signaling.relays.0.secret_file: /nonexistent/secret: No such file";
+    assert!(file.starts_with(expected), "{file}");
+    let ttl = error("[signaling]\nrelay_credentials_ttl_s = 5");
+    assert_eq!(ttl, "zynk.toml:7:27: signaling.relay_credentials_ttl_s: must be 60 to 31536000");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = check(Some(Path::new("/nonexistent/zynk.toml"))).unwrap_err();
     assert!(format!("{error:#}").starts_with("/nonexistent/zynk.toml: No such file"));

@@ -66,6 +66,10 @@ pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError>
         let error = format!("at most {AUDIO_TOP_N_MAX}, or 0 for all");
         return Err(loader.error_at("signaling.room.audio_top_n", error));
     }
+    config
+        .signaling
+        .check()
+        .map_err(|error| loader.error_at(&format!("signaling.{}", error.key), error.problem))?;
     let limits = &config.signaling.limits;
     let at_least_one = [
         ("http.connections_max", config.http.connections_max),

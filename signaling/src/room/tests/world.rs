@@ -15,6 +15,7 @@ use zynk_store::RoomRecord;
 use crate::admin::{AdminError, AdminRequest, AdminResponse};
 use crate::config::SignalingConfig;
 use crate::join::{ConnectionMode, JoinError, JoinParams};
+use crate::relays::Relays;
 use crate::room::{ReplyId, Room, RoomInput, RoomOutput, RoomSettings, SessionId, Traveller};
 
 pub(crate) use signal_request::Message as Request;
@@ -89,9 +90,11 @@ impl World {
         crate::placement::apply_defaults(&mut record, &config.room);
         set_up(&mut config, &mut record);
         let keys = Arc::new(KeyRing::single("devkey", "secret"));
+        let relays = Relays::new(&config, &keys, None).unwrap();
         let settings = RoomSettings {
             config: Arc::new(config),
             keys: Arc::clone(&keys),
+            relays: Arc::new(relays),
             node: NodeId::from_random(9),
             record,
             seed,

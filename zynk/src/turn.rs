@@ -1,0 +1,189 @@
+//! `zynk turn`.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+use zynk_auth::{KeyRing, TurnSecret};
+use zynk_signaling::RelayConfig;
+
+use crate::cli::{KeyFlags, TurnCommand, TurnCredentialsArguments};
+use crate::config::{self, Config};
+use crate::token;
+
+/// What a client needs, in the words of draft-uberti-behave-turn-rest-00, section 2.1.
+#[derive(Debug, Serialize)]
+struct Credentials {
+    username: String,
+    credential: String,
+    /// In seconds.
+    ttl: u64,
+    uris: Vec<String>,
+}
+
+/// What the command prints.
+pub(crate) fn execute(command: &TurnCommand) -> Result<String> {
+    match command {
+        TurnCommand::Credentials(arguments) => {
+            let credentials = credentials(arguments, SystemTime::now())?;
+            match arguments.json {
+                true => Ok(serde_json::to_string(&credentials)? + "\n"),
+                false => Ok(text(&credentials)),
+            }
+        }
+        TurnCommand::Secret { of, key } => Ok(secret(of.as_deref(), key)?.expose().to_owned() + "\n"),
+    }
+}
+
+fn credentials(arguments: &TurnCredentialsArguments, now: SystemTime) -> Result<Credentials> {
+    // Their end is in whole seconds.
+    if arguments.ttl < Duration::from_secs(1) {
+        bail!("--ttl is less than a second: the credentials would be void at once");
+    }
+    if now.checked_add(arguments.ttl).is_none() {
+        bail!("--ttl is too long: no clock goes that far");
+    }
+    let config = config::read(arguments.key.config.as_deref())?;
+    let relays = &config.signaling.relays;
+    let region = match &arguments.region {
+        Some(name) => Some(region(relays, name)?),
+        None => None,
+    };
+    let secret = match region.and_then(|relay| relay.secret.clone()) {
+        Some(secret) => TurnSecret::new(secret),
+        None => shared_secret(&config, &token::key_ring(&arguments.key)?)?,
+    };
+    let uris = match (arguments.urls.is_empty(), region) {
+        (false, _) => arguments.urls.clone(),
+        (true, Some(relay)) => relay.urls.clone(),
+        (true, None) => {
+            let sharing = relays.iter().filter(|relay| relay.secret.is_none());
+            sharing.flat_map(|relay| &relay.urls).cloned().collect()
+        }
+    };
+    let made = secret.credentials(&arguments.user, arguments.ttl, now);
+    let credential = made.credential.expose_secret().to_owned();
+    Ok(Credentials { username: made.username, credential, ttl: arguments.ttl.as_secs(), uris })
+}
+
+fn region<'a>(relays: &'a [RelayConfig], name: &str) -> Result<&'a RelayConfig> {
+    relays.iter().find(|relay| relay.region == name).with_context(|| {
+        let known: Vec<&str> = relays.iter().map(|relay| relay.region.as_str()).collect();
+        match known.is_empty() {
+            true => format!("no region {name}: the configuration has no signaling.relays"),
+            false => format!("no region {name}; the configuration has {}", known.join(", ")),
+        }
+    })
+}
+
+/// What relays without a secret of their own check passwords with.
+fn shared_secret(_config: &Config, keys: &KeyRing) -> Result<TurnSecret> {
+    keys.turn_secrets().into_iter().next().context("there is no API key")
+}
+
+/// The secret made from the key `of`, or from the first one.
+fn secret(of: Option<&str>, flags: &KeyFlags) -> Result<TurnSecret> {
+    let keys = token::key_ring(flags)?;
+    let is_meant = |name: &str| of.is_none_or(|of| of == name);
+    let found = keys.names().zip(keys.turn_secrets()).find(|(name, _)| is_meant(name));
+    match (found, of) {
+        (Some((_, secret)), _) => Ok(secret),
+        (None, Some(name)) => bail!("there is no API key {name}"),
+        (None, None) => bail!("there is no API key"),
+    }
+}
+
+fn text(credentials: &Credentials) -> String {
+    let Credentials { username, credential, ttl, uris } = credentials;
+    let uris: String = uris.iter().map(|uri| format!("uri         {uri}\n")).collect();
+    format!("username    {username}\ncredential  {credential}\nttl         {ttl}\n{uris}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    const CONFIG: &str = "[keys]
+a = '0123456789abcdef0123456789abcdef'
+b = 'fedcba9876543210fedcba9876543210'
+[[signaling.relays]]
+region = 'eu'
+urls = ['turn:eu.example.org?transport=udp', 'turns:eu.example.org:443?transport=tcp']
+[[signaling.relays]]
+region = 'us'
+urls = ['turn:us.example.org']
+secret = 'north'
+";
+
+    fn run(arguments: &[&str]) -> Result<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), CONFIG).unwrap();
+        let line = ["zynk", "turn"].iter().chain(arguments).copied();
+        let line = line.chain(["--config", file.path().to_str().unwrap()]);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Turn(command) => execute(&command),
+            _ => unreachable!("the line says turn"),
+        }
+    }
+
+    fn json(arguments: &[&str]) -> serde_json::Value {
+        let line = ["credentials", "--json"].iter().chain(arguments).copied().collect::<Vec<_>>();
+        serde_json::from_str(&run(&line).unwrap()).unwrap()
+    }
+
+    fn now_s() -> u64 {
+        SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
+    }
+
+    #[test]
+    fn credentials_are_of_the_first_key_and_for_the_relays_that_share_it() {
+        let made = json(&["--user", "alice", "--ttl", "10m"]);
+        let username = made["username"].as_str().unwrap();
+        let (end, user) = username.split_once(':').unwrap();
+        let left = end.parse::<u64>().unwrap() - now_s();
+        assert!((595..=600).contains(&left), "{left}");
+        assert_eq!((user, made["ttl"].as_u64()), ("alice", Some(600)));
+        let uris = ["turn:eu.example.org?transport=udp", "turns:eu.example.org:443?transport=tcp"];
+        assert_eq!(made["uris"], serde_json::json!(uris));
+        let secret = TurnSecret::new(run(&["secret"]).unwrap().trim_end());
+        assert_eq!(made["credential"], secret.credential(username).expose_secret());
+    }
+
+    #[test]
+    fn a_region_has_its_own_secret() {
+        let made = json(&["--region", "us"]);
+        assert_eq!(made["uris"], serde_json::json!(["turn:us.example.org"]));
+        let expected = TurnSecret::new("north").credential(made["username"].as_str().unwrap());
+        assert_eq!(made["credential"], expected.expose_secret());
+        assert_eq!(made["ttl"], 43_200);
+        let made = json(&["--region", "us", "--url", "turn:other.example.org"]);
+        assert_eq!(made["uris"], serde_json::json!(["turn:other.example.org"]));
+        let error = run(&["credentials", "--region", "mars"]).unwrap_err().to_string();
+        assert_eq!(error, "no region mars; the configuration has eu, us");
+    }
+
+    #[test]
+    fn credentials_are_printed_for_people_too() {
+        let text = run(&["credentials", "--user", "alice"]).unwrap();
+        let heads: Vec<_> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+        assert_eq!(heads, ["username", "credential", "ttl", "uri", "uri"]);
+        let error = run(&["credentials", "--ttl", "999ms"]).unwrap_err().to_string();
+        assert!(error.starts_with("--ttl is less than a second"), "{error}");
+        let error = run(&["credentials", "--ttl", "18446744073709551615s"]).unwrap_err().to_string();
+        assert!(error.starts_with("--ttl is too long"), "{error}");
+    }
+
+    #[test]
+    fn each_key_has_a_secret() {
+        let (first, second) = (run(&["secret"]).unwrap(), run(&["secret", "--of", "b"]).unwrap());
+        assert_eq!(first, run(&["secret", "--of", "a"]).unwrap());
+        assert_ne!(first, second);
+        assert_eq!(run(&["secret", "--of", "c"]).unwrap_err().to_string(), "there is no API key c");
+        let keys = ["secret", "--api-key", "b", "--api-secret", "fedcba9876543210fedcba9876543210"];
+        assert_eq!(run(&keys).unwrap(), second, "flags go before the configuration");
+    }
+}
