@@ -152,6 +152,11 @@ pub(crate) fn example(with_key: bool) -> Result<String> {
     defaults.sfu.workers = 1;
     let mut table = toml::Table::try_from(defaults).context("the defaults are no TOML")?;
     table.insert("keys".into(), toml::Table::new().into());
+    // Secrets are not written; that there are none is.
+    if let Some(toml::Value::Table(turn)) = table.get_mut("turn") {
+        turn.insert("auth_secrets".into(), toml::value::Array::new().into());
+        turn.insert("users".into(), toml::Table::new().into());
+    }
     let heading = "# Configuration of Zynk, for `zynk run --config FILE`. Every key is shown with its default.\n\
                    # Environment variables win over this file: ZYNK_PORT is `port`, ZYNK_SFU__WORKERS is `workers`\n\
                    # in the section `sfu`. Flags win over both.\n\n";

@@ -4,14 +4,17 @@
 //! 0: : IPv4. UDP reflexive addr: 127.0.0.1:52860
 //! ```
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::program;
 use crate::server::{Family, Transport, TurnUnderTest};
 
 const LIMIT: Duration = Duration::from_secs(20);
+const DTLS_LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks for the own address.
 pub(crate) fn stunclient(turn: &TurnUnderTest, family: Family) {
@@ -43,4 +46,33 @@ fn ask(mut command: Command, turn: &TurnUnderTest, family: Family) -> String {
         );
     }
     output
+}
+
+/// Asks for the own address over DTLS 1.2, as OpenSSL speaks it.
+pub(crate) fn binding_over_dtls(turn: &TurnUnderTest, family: Family) {
+    // RFC 8489 section 5: Binding, no attributes, the cookie, a transaction id.
+    const REQUEST: &[u8; 20] = b"\x00\x01\x00\x00\x21\x12\xa4\x42over 1.2 ok?";
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-dtls1_2", "-quiet", "-connect"])
+        .arg(turn.address(Transport::Dtls, family).to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(REQUEST).unwrap();
+    input.flush().unwrap();
+    let mut output = client.stdout.take().unwrap();
+    let (sender, answers) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answer = [0; 20];
+        let read = output.read_exact(&mut answer);
+        sender.send(read.map(|()| answer))
+    });
+    let answer = answers.recv_timeout(DTLS_LIMIT);
+    let _ = client.kill();
+    let _ = client.wait();
+    let answer = answer.expect("there is an answer in time").unwrap();
+    assert_eq!((&answer[..2], &answer[4..]), (&[1, 1][..], &REQUEST[4..]));
 }

@@ -90,7 +90,7 @@ pub struct TurnAddresses {
     pub announced: Vec<IpAddr>,
 }
 
-/// A running relay. It ends when the handle is gone.
+/// A running relay.
 #[derive(Debug)]
 pub struct TurnHandle {
     workers: Vec<WorkerDoor>,
@@ -203,13 +203,10 @@ impl TurnHandle {
 
     /// Ends all threads, and with them all allocations.
     pub async fn join(self) {
-        for worker in &self.workers {
-            let _ = worker.waker.wake();
+        for worker in self.workers {
+            // One that takes no commands ends when nobody can send it any.
+            let _ = worker.send(WorkerCommand::Stop);
         }
-        let wakers: Vec<_> = self.workers.iter().map(|worker| worker.waker.clone()).collect();
-        // A worker ends when nobody can send it commands any more.
-        drop(self.workers);
-        wakers.iter().for_each(|waker| drop(waker.wake()));
         let threads = self.threads;
         // A thread that panicked has said so in the log.
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));

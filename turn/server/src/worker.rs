@@ -53,6 +53,8 @@ pub(crate) enum WorkerCommand {
     Kick(AllocationId),
     /// Take no new ones.
     Drain,
+    /// End.
+    Stop,
     /// Take another configuration, and certificate.
     Configure(Box<ServerConfig>, Certificate),
 }
@@ -138,7 +140,7 @@ impl Worker {
         })
     }
 
-    /// Runs until nobody can send commands any more.
+    /// Runs until it is told to stop, or nobody can send commands any more.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         while !self.commands_ended {
@@ -202,6 +204,7 @@ impl Worker {
                 Ok(WorkerCommand::Kick(allocation)) => {
                     self.server.handle_input(now, Input::Kick { allocation })
                 }
+                Ok(WorkerCommand::Stop) => self.commands_ended = true,
                 Ok(WorkerCommand::Drain) => self.server.handle_input(now, Input::Drain),
                 Ok(WorkerCommand::Configure(config, certificate)) => {
                     self.streams.set_tls(certificate.tls);

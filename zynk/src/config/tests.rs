@@ -102,7 +102,7 @@ fn keys_are_needed_and_long() {
 #[test]
 fn a_local_bus_needs_all_roles() {
     let message = error(&format!("roles = ['sfu']\n{KEY}"));
-    assert_eq!(message, "zynk.toml:1:9: roles: the bus `local:` needs all roles in one process");
+    assert_eq!(message, "zynk.toml:1:9: roles: the bus `local:` needs sfu and signaling in one process");
     assert!(error(&format!("roles = ['web']\n{KEY}")).starts_with("zynk.toml:1:10: roles[0]: "));
 }
 

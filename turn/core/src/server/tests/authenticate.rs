@@ -153,6 +153,7 @@ fn a_nonce_that_is_too_old_or_anothers_is_438() {
     assert_ne!(reply.value(NONCE), old);
     assert_eq!(alice.refresh(&mut world, &[]).code(), 0, "with the new one");
     let mut thief = Client { nonce: alice.nonce.clone(), ..Client::udp(2) };
+    thief.five_tuple.client.set_ip("192.0.2.99".parse().unwrap());
     assert_eq!(thief.ask_once(&mut world, Method::Allocate, &[udp()]).unwrap().code(), 438);
     thief.nonce = b"anything".to_vec();
     assert_eq!(thief.ask_once(&mut world, Method::Allocate, &[udp()]).unwrap().code(), 438);

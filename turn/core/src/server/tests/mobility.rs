@@ -63,7 +63,6 @@ fn a_repeated_move_is_answered_alike() {
     let mut world = World::new();
     let (mut alice, _, ticket) = mobile(&mut world, Transport::Udp);
     alice.five_tuple = Client::udp(2).five_tuple;
-    alice.nonce = alice.ask_once(&mut world, Method::Refresh, &[]).unwrap().value(NONCE);
     let request = alice.compose(Method::Refresh, &[ticket]);
     let first = alice.send(&mut world, &request).unwrap();
     assert_eq!(first.code(), 0);
