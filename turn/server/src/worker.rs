@@ -183,11 +183,10 @@ impl Worker {
                         socket.is_readable |= event.is_readable() || event.is_error();
                     }
                 }
-                Some((Kind::Relay, index)) => {
-                    if event.is_readable() || event.is_error() {
-                        self.relays.mark_readable(RelayKey(u32::try_from(index).unwrap_or(u32::MAX)));
-                    }
+                Some((Kind::Relay, index)) if event.is_readable() || event.is_error() => {
+                    self.relays.mark_readable(RelayKey(u32::try_from(index).unwrap_or(u32::MAX)));
                 }
+                Some((Kind::Relay, _)) => {}
                 Some((kind, index)) => self.streams.on_event(kind, index, event),
                 None => {}
             }
