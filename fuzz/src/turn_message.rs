@@ -42,7 +42,7 @@ fn behind_header(choice: u8, rest: &[u8]) -> Vec<u8> {
 
 fn framed(data: &[u8]) {
     if let Some((number, payload)) = parse_channel_data(data) {
-        assert!((0x4000..0x5000).contains(&number.get()) && payload.len() + 4 <= data.len());
+        assert!((0x4000..0x8000).contains(&number.get()) && payload.len() + 4 <= data.len());
     }
     match next_frame(data) {
         Frame::Complete(length) => {
