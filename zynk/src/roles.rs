@@ -131,7 +131,9 @@ impl Roles {
             if self.sfu.is_none() && shutdown.drained(turn.drain()).await.is_none() {
                 tracing::warn!("relayed calls were cut off at the end of the drain time");
             }
-            turn.join().await;
+            if shutdown.drained(turn.join()).await.is_none() {
+                tracing::warn!("the relay was cut off at the end of the drain time");
+            }
         }
         if let Some(Sfu { handle, stop }) = self.sfu {
             stop.cancel();

@@ -40,7 +40,6 @@ pub struct TurnConfig {
     /// Ports for DTLS over UDP.
     pub dtls_ports: Vec<u16>,
     /// The certificate chain for TLS and DTLS, in PEM. Without one, a certificate is made that no browser trusts.
-    /// It is read anew when the process gets SIGHUP.
     pub certificate_file: Option<PathBuf>,
     /// The certificate's private key, in PEM. DTLS needs one for ECDSA.
     pub private_key_file: Option<PathBuf>,

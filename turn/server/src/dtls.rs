@@ -85,9 +85,16 @@ impl DtlsClients {
             return;
         }
         let Some(client) = self.clients.get_mut(&five_tuple) else { return };
-        client.heard_at = now;
         let result = client.dtls.handle_packet(datagram);
-        let ended = client.drain(five_tuple, &mut self.buffer, &mut send, &mut on_data);
+        let mut is_authentic = false;
+        let ended = client.drain(five_tuple, &mut self.buffer, &mut send, &mut |five_tuple, data| {
+            is_authentic = true;
+            on_data(five_tuple, data);
+        });
+        // Anybody can send what cannot be read.
+        if is_authentic {
+            client.heard_at = now;
+        }
         if result.is_err() || ended {
             self.remove(&five_tuple);
         }

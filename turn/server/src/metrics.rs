@@ -80,6 +80,9 @@ impl WorkerMetrics {
     /// The thread ended.
     pub(crate) fn ended(&self) {
         self.alive.store(false, Relaxed);
+        if let Some(allocations) = self.values.get(Value::Allocations as usize) {
+            allocations.store(0, Relaxed);
+        }
     }
 
     /// Allocations now.

@@ -26,6 +26,9 @@ use crate::worker::{ClientSocket, Worker, WorkerCommand};
 /// Commands that wait for a worker. When there are as many, [`TurnHandle`] says that it is busy.
 const COMMANDS_MAX: usize = 64;
 
+/// Ports that are tried when any free one will do.
+const FREE_PORT_TRIES: usize = 32;
+
 /// Connections that the kernel accepts before a worker does.
 const LISTEN_BACKLOG: i32 = 1024;
 
@@ -196,8 +199,12 @@ impl TurnHandle {
             // One that does not listen has nothing to drain.
             let _ = worker.send(WorkerCommand::Drain);
         }
-        while self.health.allocations() > 0 {
+        // The first look comes after every worker has told what it has.
+        loop {
             tokio::time::sleep(DRAIN_INTERVAL).await;
+            if self.health.allocations() == 0 {
+                return;
+            }
         }
     }
 
@@ -228,6 +235,8 @@ pub fn start(
         return Err(TurnError::NoCredentials);
     }
     let certificate = Certificate::load(config)?;
+    let port = if config.port == 0 { free_port(config)? } else { config.port };
+    let config = &TurnConfig { port, ..config.clone() };
     let nonce_key: [u8; 32] = rand::random();
     let mut addresses = TurnAddresses { announced: announced(config), ..TurnAddresses::default() };
     let (mut workers, mut threads, mut health) = (Vec::new(), Vec::new(), Vec::new());
@@ -283,6 +292,27 @@ impl Drop for OnDrop {
     }
 }
 
+/// A port that is free for UDP and TCP on all addresses: clients are told one.
+fn free_port(config: &TurnConfig) -> Result<u16, TurnError> {
+    let first = config.bind.first().copied().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let mut last = 0;
+    for _ in 0..FREE_PORT_TRIES {
+        let address = SocketAddr::new(first, 0);
+        let error = |source| TurnError::Tcp { address, source };
+        let listener = listen(address, false).map_err(error)?;
+        last = listener.local_addr().map_err(error)?.port();
+        drop(listener);
+        let is_free = config.bind.iter().all(|ip| {
+            let address = SocketAddr::new(*ip, last);
+            std::net::UdpSocket::bind(address).is_ok() && listen(address, false).is_ok()
+        });
+        if is_free {
+            break;
+        }
+    }
+    Ok(last)
+}
+
 fn announced(config: &TurnConfig) -> Vec<IpAddr> {
     if !config.announce.is_empty() {
         return config.announce.clone();
@@ -323,12 +353,7 @@ fn listen_all(
     streams: &mut Streams,
     addresses: &mut TurnAddresses,
 ) -> Result<(), TurnError> {
-    // A free port for UDP is tried for TCP first: clients are told one port.
-    let port = match (config.port, addresses.udp.first()) {
-        (0, Some(udp)) => udp.port(),
-        (port, _) => port,
-    };
-    let tcp = config.tcp.then_some((port, Transport::Tcp));
+    let tcp = config.tcp.then_some((config.port, Transport::Tcp));
     let tls = config.tls_ports.iter().map(|port| (*port, Transport::Tls));
     for (port, transport) in tcp.into_iter().chain(tls) {
         for ip in &config.bind {

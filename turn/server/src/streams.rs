@@ -52,6 +52,9 @@ const DATA_WAITING_MAX: usize = 256 * 1024;
 /// Bytes that wait for a stream before it is closed: not even answers fit.
 const CONTROL_WAITING_MAX: usize = 1024 * 1024;
 
+/// Bytes that wait for a stream on which no allocation hangs before it is closed.
+const UNPROVEN_WAITING_MAX: usize = 64 * 1024;
+
 /// Bytes that wait on one side of two connections that are one before nothing more is read from the other.
 const SPLICE_WAITING_MAX: usize = 256 * 1024;
 
@@ -118,6 +121,8 @@ struct Listener {
     listener: mio::net::TcpListener,
     transport: Transport,
     acceptable: bool,
+    /// The system refused: to be tried again without a report.
+    retries: bool,
 }
 
 impl Streams {
@@ -151,7 +156,7 @@ impl Streams {
         let mut listener = mio::net::TcpListener::from_std(listener);
         let token = tokens::token(Kind::Listener, self.listeners.len());
         registry.register(&mut listener, token, Interest::READABLE)?;
-        self.listeners.push(Listener { listener, transport, acceptable: true });
+        self.listeners.push(Listener { listener, transport, acceptable: true, retries: false });
         Ok(())
     }
 
@@ -186,7 +191,8 @@ impl Streams {
 
     /// Whether a turn left something to read.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.readable.is_empty()
+        !self.closed.is_empty()
+            || !self.readable.is_empty()
             || self.listeners.iter().any(|listener| listener.acceptable)
             || self.peers.is_waiting()
     }
@@ -204,13 +210,14 @@ impl Streams {
                         let transport = listener.transport;
                         self.adopt(registry, socket, client, transport, now);
                     }
-                    // Descriptors are used up, or the client has gone. A later report tries again; the loop must not
-                    // spin until then.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.acceptable = false,
+                    // That client has gone.
+                    Err(error) if is_of_one_connection(&error) => {}
+                    // Descriptors are used up. Those who wait are not reported again, and the loop must not spin.
                     Err(error) => {
                         listener.acceptable = false;
-                        if error.kind() != io::ErrorKind::WouldBlock {
-                            tracing::debug!(%error, "cannot accept a connection");
-                        }
+                        listener.retries = true;
+                        tracing::debug!(%error, "cannot accept a connection");
                     }
                 }
             }
@@ -272,7 +279,8 @@ impl Streams {
     fn bound_unproven(&mut self) {
         let slab = &self.slab;
         let is_unproven = |(key, serial): &(usize, u64)| {
-            slab.get(*key).is_some_and(|stream| stream.serial == *serial && !stream.is_proven)
+            slab.get(*key)
+                .is_some_and(|stream| stream.serial == *serial && !stream.is_proven && stream.peer.is_none())
         };
         if self.unproven.len() > UNPROVEN_MAX {
             self.unproven.retain(is_unproven);
@@ -287,6 +295,8 @@ impl Streams {
 
     /// Reads what is there and hands out what it means.
     pub(crate) fn read(&mut self, mut on_event: impl FnMut(StreamEvent<'_>)) {
+        // Before the frames of whoever has the same address now.
+        self.closed.drain(..).for_each(|five_tuple| on_event(StreamEvent::Closed { five_tuple }));
         for key in std::mem::take(&mut self.readable) {
             let Some(stream) = self.slab.get_mut(key) else { continue };
             stream.is_readable = false;
@@ -311,16 +321,18 @@ impl Streams {
             self.mark_dirty(key);
         }
         self.read_peers(&mut on_event);
-        while let Some(five_tuple) = self.closed.pop() {
-            on_event(StreamEvent::Closed { five_tuple });
-        }
+        self.closed.drain(..).for_each(|five_tuple| on_event(StreamEvent::Closed { five_tuple }));
     }
 
     /// Queues bytes for a client.
     pub(crate) fn send(&mut self, five_tuple: FiveTuple, payload: &[u8], is_control: bool) {
         let Some(key) = self.by_tuple.get(&five_tuple).copied() else { return };
         let Some(stream) = self.slab.get_mut(key) else { return };
-        let limit = if is_control { CONTROL_WAITING_MAX } else { DATA_WAITING_MAX };
+        let limit = match (is_control, stream.is_proven) {
+            (true, true) => CONTROL_WAITING_MAX,
+            (true, false) => UNPROVEN_WAITING_MAX,
+            (false, _) => DATA_WAITING_MAX,
+        };
         if stream.waiting() + payload.len() > limit {
             self.stats.dropped += 1;
             if is_control {
@@ -340,6 +352,9 @@ impl Streams {
         stream.is_proven = is_proven;
         if !is_proven {
             stream.opened_at = now;
+            // Earlier entries are no longer its.
+            self.next_serial += 1;
+            stream.serial = self.next_serial;
             self.unproven.push_back((key, stream.serial));
             self.bound_unproven();
         }
@@ -360,10 +375,13 @@ impl Streams {
         for key in std::mem::take(&mut self.dirty) {
             let Some(stream) = self.slab.get_mut(key) else { continue };
             stream.is_dirty = false;
+            if stream.is_closing {
+                stream.say_goodbye();
+            }
             let flushed = stream.flush(now);
             let waiting = stream.waiting();
             let peer = stream.peer;
-            let ends = stream.is_closing && waiting == 0;
+            let ends = stream.is_closing && stream.is_flushed();
             if flushed.is_err() || ends {
                 self.close(key);
             } else if let Some(peer) = peer
@@ -372,11 +390,15 @@ impl Streams {
                 self.peers.resume(peer);
             }
         }
-        self.flush_peers();
+        self.flush_peers(now);
     }
 
     /// Closes what has been nobody's or stuck for too long. Cheap enough for once a second.
     pub(crate) fn expire(&mut self, now: Instant) {
+        for listener in &mut self.listeners {
+            listener.acceptable |= std::mem::take(&mut listener.retries);
+        }
+        self.expire_peers(now);
         let since = |at: Instant| now.saturating_duration_since(at);
         let is_over = |stream: &Stream| {
             let nobodys = !stream.is_proven && stream.peer.is_none();
@@ -426,6 +448,12 @@ impl Streams {
             self.dirty.push(key);
         }
     }
+}
+
+/// Errors of `accept` that concern the connection it would have returned, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Tokens of a peer's connection, for its owner.

@@ -35,6 +35,9 @@ const BATCHES_PER_TURN: usize = 16;
 /// Batches taken from one relay in one turn.
 const RELAY_BATCHES_PER_TURN: usize = 4;
 
+/// Connections taken from one relay in one turn.
+const PEERS_PER_TURN: usize = 16;
+
 /// Trains that one read of a relay takes: few senders send to one relay.
 const RELAY_TRAINS: usize = 4;
 
@@ -77,7 +80,8 @@ impl ClientSocket {
     /// Whether a client that sends to this address is served here.
     fn serves(&self, server: SocketAddr) -> bool {
         let bound = self.socket.local_addr();
-        bound.port() == server.port() && (bound.ip().is_unspecified() || bound.ip() == server.ip())
+        let takes_all = bound.ip().is_unspecified() && (bound.is_ipv6() || server.is_ipv4());
+        bound.port() == server.port() && (takes_all || bound.ip() == server.ip())
     }
 
     fn send(&mut self, five_tuple: FiveTuple, run: (&[u8], usize), now: Instant) {
@@ -204,7 +208,10 @@ impl Worker {
                     self.server.handle_input(now, Input::Kick { allocation })
                 }
                 Ok(WorkerCommand::Stop) => self.commands_ended = true,
-                Ok(WorkerCommand::Drain) => self.server.handle_input(now, Input::Drain),
+                Ok(WorkerCommand::Drain) => {
+                    self.server.handle_input(now, Input::Drain);
+                    self.publish();
+                }
                 Ok(WorkerCommand::Configure(config, certificate)) => {
                     self.streams.set_tls(certificate.tls);
                     self.dtls.set_certificate(certificate.dtls);
@@ -312,8 +319,12 @@ impl Worker {
                     }
                 }
                 Some(RelaySocket::Tcp { listener, .. }) => {
-                    while let Ok((socket, peer)) = accept(listener) {
+                    for _ in 0..PEERS_PER_TURN {
+                        let Ok((socket, peer)) = accept(listener) else { break };
                         accepted.push((key, socket, peer));
+                    }
+                    if accepted.len() == PEERS_PER_TURN {
+                        self.relays.mark_readable(key);
                     }
                 }
                 None => {}

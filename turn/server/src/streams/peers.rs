@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
@@ -10,8 +11,10 @@ use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 use zynk_turn_core::{FiveTuple, PeerConnectionKey};
 
-use super::stream::{ReadOutcome, write_out};
-use super::{PeerRoute, READ_BYTES_PER_TURN, SPLICE_WAITING_MAX, StreamEvent, Streams, peer_token};
+use super::stream::{ReadOutcome, stuck_since, write_out};
+use super::{
+    PeerRoute, READ_BYTES_PER_TURN, SPLICE_WAITING_MAX, STUCK_TIMEOUT, StreamEvent, Streams, peer_token,
+};
 
 /// All connections of peers of one worker.
 #[derive(Debug, Default)]
@@ -31,6 +34,7 @@ struct Peer {
     client: Option<FiveTuple>,
     outbound: Vec<u8>,
     sent: usize,
+    stuck_since: Option<Instant>,
     /// To be closed when all has left.
     is_closing: bool,
     /// There is more to read, but the client does not take it.
@@ -108,6 +112,7 @@ impl Peer {
             client: None,
             outbound: Vec::new(),
             sent: 0,
+            stuck_since: None,
             is_closing: false,
             is_held: false,
             is_readable: false,
@@ -183,6 +188,15 @@ impl Streams {
     /// Reads from a client's stream what goes through to its peer.
     pub(super) fn read_spliced(&mut self, key: usize) {
         let Some(stream) = self.slab.get_mut(key) else { return };
+        if stream.is_closing {
+            // The peer has gone; what it said before is still on its way, and what comes is nobody's.
+            let outcome = stream.read(&mut self.chunk, READ_BYTES_PER_TURN);
+            let _ = stream.take_inbound();
+            if outcome == ReadOutcome::More {
+                self.mark_readable(key);
+            }
+            return;
+        }
         let index = stream.peer.and_then(|peer| self.peers.by_key.get(&peer).copied());
         let Some((index, peer)) = index.and_then(|index| Some((index, self.peers.slab.get_mut(index)?)))
         else {
@@ -273,7 +287,23 @@ impl Streams {
         }
     }
 
-    pub(super) fn flush_peers(&mut self) {
+    /// Closes peers' connections that take nothing for too long.
+    pub(super) fn expire_peers(&mut self, now: Instant) {
+        let is_stuck = |peer: &Peer| {
+            peer.stuck_since.is_some_and(|since| now.saturating_duration_since(since) >= STUCK_TIMEOUT)
+        };
+        let over: Vec<_> =
+            self.peers.slab.iter().filter(|(_, peer)| is_stuck(peer)).map(|(index, _)| index).collect();
+        for index in over {
+            let client = self.peers.remove(index).and_then(|peer| peer.client);
+            // The client's stream ends with it, and with that the core hears of it.
+            if let Some(key) = client.and_then(|client| self.by_tuple.get(&client).copied()) {
+                self.close(key);
+            }
+        }
+    }
+
+    pub(super) fn flush_peers(&mut self, now: Instant) {
         for index in std::mem::take(&mut self.peers.dirty) {
             let Some(peer) = self.peers.slab.get_mut(index) else { continue };
             peer.is_dirty = false;
@@ -283,6 +313,7 @@ impl Streams {
                 }
                 continue;
             }
+            let before = peer.waiting();
             let result = write_out(&mut peer.socket, &peer.outbound, &mut peer.sent);
             if peer.sent == peer.outbound.len() {
                 peer.outbound = Vec::new();
@@ -292,6 +323,7 @@ impl Streams {
                 peer.sent = 0;
             }
             let waiting = peer.waiting();
+            peer.stuck_since = stuck_since(peer.stuck_since, before, waiting, waiting == 0, now);
             let client = peer.client;
             let failed = result.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             if failed || (peer.is_closing && waiting == 0) {

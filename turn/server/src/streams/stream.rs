@@ -31,6 +31,7 @@ pub(super) struct Stream {
     pub(super) peer: Option<PeerConnectionKey>,
     /// To be closed when all has left.
     pub(super) is_closing: bool,
+    has_said_goodbye: bool,
     /// There is more to read, but the peer does not take it.
     pub(super) is_held: bool,
     pub(super) is_readable: bool,
@@ -69,6 +70,7 @@ impl Stream {
             stuck_since: None,
             peer: None,
             is_closing: false,
+            has_said_goodbye: false,
             is_held: false,
             is_readable: false,
             is_dirty: false,
@@ -110,10 +112,6 @@ impl Stream {
                 Ok(count) => {
                     total += count;
                     self.inbound.extend_from_slice(chunk.get(..count).unwrap_or_default());
-                    // A short read took all that there was.
-                    if count < chunk.len() {
-                        return ReadOutcome::Drained;
-                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadOutcome::Drained,
@@ -159,6 +157,21 @@ impl Stream {
         self.outbound.len() - self.sent
     }
 
+    /// Whether all has left, what TLS holds included.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.waiting() == 0 && self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
+    }
+
+    /// Says goodbye, where the protocol has a word for it, before all that waits has left.
+    pub(super) fn say_goodbye(&mut self) {
+        if let Some(tls) = &mut self.tls
+            && self.outbound.len() == self.sent
+            && !std::mem::replace(&mut self.has_said_goodbye, true)
+        {
+            tls.send_close_notify();
+        }
+    }
+
     /// Writes as much as the socket takes.
     pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
         let before = self.waiting();
@@ -176,12 +189,26 @@ impl Stream {
             self.outbound.drain(..self.sent);
             self.sent = 0;
         }
-        let is_stuck = self.waiting() > 0 && self.waiting() == before;
-        self.stuck_since = if is_stuck { self.stuck_since.or(Some(now)) } else { None };
+        self.stuck_since = stuck_since(self.stuck_since, before, self.waiting(), self.is_flushed(), now);
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             other => other,
         }
+    }
+}
+
+/// Since when nothing is taken although something waits. Progress begins the time anew.
+pub(super) fn stuck_since(
+    known: Option<Instant>,
+    before: usize,
+    left: usize,
+    is_flushed: bool,
+    now: Instant,
+) -> Option<Instant> {
+    match left {
+        _ if is_flushed => None,
+        left if left < before => Some(now),
+        _ => known.or(Some(now)),
     }
 }
 
