@@ -1,15 +1,17 @@
 //! `zynk turn`.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
-use zynk_auth::{KeyRing, TurnSecret};
+use zynk_auth::TurnSecret;
 use zynk_signaling::RelayConfig;
+use zynk_turn_server::TurnAddresses;
 
 use crate::cli::{KeyFlags, TurnCommand, TurnCredentialsArguments};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Role};
 use crate::token;
 
 /// What a client needs, in the words of draft-uberti-behave-turn-rest-00, section 2.1.
@@ -52,15 +54,12 @@ fn credentials(arguments: &TurnCredentialsArguments, now: SystemTime) -> Result<
     };
     let secret = match region.and_then(|relay| relay.secret.clone()) {
         Some(secret) => TurnSecret::new(secret),
-        None => shared_secret(&config, &token::key_ring(&arguments.key)?)?,
+        None => shared_secret(&config, &arguments.key)?,
     };
     let uris = match (arguments.urls.is_empty(), region) {
         (false, _) => arguments.urls.clone(),
         (true, Some(relay)) => relay.urls.clone(),
-        (true, None) => {
-            let sharing = relays.iter().filter(|relay| relay.secret.is_none());
-            sharing.flat_map(|relay| &relay.urls).cloned().collect()
-        }
+        (true, None) => sharing_urls(&config),
     };
     let made = secret.credentials(&arguments.user, arguments.ttl, now);
     let credential = made.credential.expose_secret().to_owned();
@@ -77,9 +76,38 @@ fn region<'a>(relays: &'a [RelayConfig], name: &str) -> Result<&'a RelayConfig> 
     })
 }
 
-/// What relays without a secret of their own check passwords with.
-fn shared_secret(_config: &Config, keys: &KeyRing) -> Result<TurnSecret> {
-    keys.turn_secrets().into_iter().next().context("there is no API key")
+/// What the relay of this configuration checks passwords with: the first of `turn.auth_secrets`, or what follows from the
+/// first API key, as relays without a secret of their own have it. A key on the command line goes before the file.
+fn shared_secret(config: &Config, flags: &KeyFlags) -> Result<TurnSecret> {
+    match flags.api_key {
+        Some(_) => secret(None, flags),
+        None => config
+            .turn
+            .secret(&config.key_ring())
+            .context("there is no API key, and nothing in turn.auth_secrets"),
+    }
+}
+
+/// The relays that check passwords with [`shared_secret`]: that of the configuration, if it has a domain, and those of
+/// `signaling.relays` that share the API keys.
+fn sharing_urls(config: &Config) -> Vec<String> {
+    let turn = &config.turn;
+    let at = |ports: &[u16]| ports.iter().map(|port| (Ipv4Addr::UNSPECIFIED, *port).into()).collect();
+    let addresses = TurnAddresses {
+        udp: if turn.udp { at(&[turn.port]) } else { Vec::new() },
+        tcp: if turn.tcp { at(&[turn.port]) } else { Vec::new() },
+        tls: at(&turn.tls_ports),
+        ..TurnAddresses::default()
+    };
+    let mut urls = match config.roles.contains(&Role::Turn) {
+        true => turn.urls(&addresses),
+        false => Vec::new(),
+    };
+    if turn.auth_secrets.is_empty() {
+        let sharing = config.signaling.relays.iter().filter(|relay| relay.secret.is_none());
+        urls.extend(sharing.flat_map(|relay| &relay.urls).cloned());
+    }
+    urls
 }
 
 /// The secret made from the key `of`, or from the first one.
@@ -120,8 +148,12 @@ secret = 'north'
 ";
 
     fn run(arguments: &[&str]) -> Result<String> {
+        run_with(CONFIG, arguments)
+    }
+
+    fn run_with(config: &str, arguments: &[&str]) -> Result<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), CONFIG).unwrap();
+        std::fs::write(file.path(), config).unwrap();
         let line = ["zynk", "turn"].iter().chain(arguments).copied();
         let line = line.chain(["--config", file.path().to_str().unwrap()]);
         match Cli::try_parse_from(line).unwrap().command {
@@ -164,6 +196,28 @@ secret = 'north'
         assert_eq!(made["uris"], serde_json::json!(["turn:other.example.org"]));
         let error = run(&["credentials", "--region", "mars"]).unwrap_err().to_string();
         assert_eq!(error, "no region mars; the configuration has eu, us");
+    }
+
+    #[test]
+    fn a_relay_makes_credentials_with_its_own_configuration() {
+        let relay = "roles = ['turn']
+[turn]
+domain = 'relay.example.org'
+auth_secrets = ['north', 'south']
+tls_ports = [443]
+";
+        let text = run_with(relay, &["credentials", "--json"]).unwrap();
+        let made: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let expected = TurnSecret::new("north").credential(made["username"].as_str().unwrap());
+        assert_eq!(made["credential"], expected.expose_secret());
+        let uris = [
+            "turn:relay.example.org:3478?transport=udp",
+            "turn:relay.example.org:3478?transport=tcp",
+            "turns:relay.example.org:443?transport=tcp",
+        ];
+        assert_eq!(made["uris"], serde_json::json!(uris));
+        let error = run_with("roles = ['turn']", &["credentials"]).unwrap_err().to_string();
+        assert_eq!(error, "there is no API key, and nothing in turn.auth_secrets");
     }
 
     #[test]
