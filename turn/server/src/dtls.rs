@@ -1,7 +1,9 @@
 //! Clients over DTLS.
 //!
-//! Until a client has finished its handshake, its address may be forged: such states are few, and the oldest makes room
-//! for the newest. (The library keeps a state for the exchange of cookies, which could do without.)
+//! A client is forgotten until it has shown the cookie that it was sent, and so that it is where it says ([`cookie`]).
+//! Handshakes that are not over are few all the same, and the oldest makes room for the newest.
+
+mod cookie;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use zynk_turn_core::{FiveTuple, Transport};
+
+use cookie::{Cookies, FIRST_HELLO, Hello, Proof};
 
 /// Clients that have not finished their handshakes. When there are more, the oldest is forgotten.
 const HANDSHAKES_MAX: usize = 256;
@@ -27,6 +31,7 @@ const RECORD_BYTES_MAX: usize = 65_535;
 pub(crate) struct DtlsClients {
     config: Arc<dimpl::Config>,
     certificate: Option<dimpl::DtlsCertificate>,
+    cookies: Cookies,
     clients: FxHashMap<FiveTuple, Client>,
     /// Clients in handshakes, in the order of coming; some may have finished or gone.
     handshakes: VecDeque<FiveTuple>,
@@ -37,6 +42,7 @@ pub(crate) struct DtlsClients {
 
 struct Client {
     dtls: dimpl::Dtls,
+    proof: Proof,
     is_connected: bool,
     came_at: Instant,
     heard_at: Instant,
@@ -47,15 +53,18 @@ impl DtlsClients {
     pub(crate) fn new(
         certificate: Option<dimpl::DtlsCertificate>,
         clients_max: usize,
+        now: Instant,
     ) -> Result<Self, dimpl::Error> {
         let config = dimpl::Config::builder()
             .require_client_certificate(false)
             .use_server_cookie(true)
+            .with_crypto_provider(cookie::provider())
             .handshake_timeout(HANDSHAKE_TIMEOUT)
             .build()?;
         Ok(Self {
             config: Arc::new(config),
             certificate,
+            cookies: Cookies::new(&rand::random(), now),
             clients: FxHashMap::default(),
             handshakes: VecDeque::new(),
             clients_max,
@@ -81,11 +90,14 @@ impl DtlsClients {
         mut send: impl FnMut(FiveTuple, &[u8]),
         mut on_data: impl FnMut(FiveTuple, &[u8]),
     ) {
-        if !self.clients.contains_key(&five_tuple) && !self.admit(now, five_tuple, datagram) {
+        if !self.clients.contains_key(&five_tuple) && !self.admit(now, five_tuple, datagram, &mut send) {
             return;
         }
         let Some(client) = self.clients.get_mut(&five_tuple) else { return };
-        let result = client.dtls.handle_packet(datagram);
+        let result = match client.is_connected {
+            true => client.dtls.handle_packet(datagram),
+            false => client.proof.with(|| client.dtls.handle_packet(datagram)),
+        };
         let mut is_authentic = false;
         let ended = client.drain(five_tuple, &mut self.buffer, &mut send, &mut |five_tuple, data| {
             is_authentic = true;
@@ -100,11 +112,20 @@ impl DtlsClients {
         }
     }
 
-    /// Begins a handshake, if it is one that somebody begins.
-    fn admit(&mut self, now: Instant, five_tuple: FiveTuple, datagram: &[u8]) -> bool {
-        // A record of a handshake in epoch 0 whose message is ClientHello (RFC 6347, section 4.1, 4.2.2).
-        let is_hello = matches!(datagram, [22, 0xfe, _, 0, 0, _, _, _, _, _, _, _, _, 1, ..]);
-        let Some(certificate) = self.certificate.clone().filter(|_| is_hello) else { return false };
+    /// Begins a handshake with a client that has shown a cookie, and sends one to any other that wants a handshake.
+    fn admit(
+        &mut self,
+        now: Instant,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        send: &mut impl FnMut(FiveTuple, &[u8]),
+    ) -> bool {
+        let Some(certificate) = self.certificate.clone() else { return false };
+        let Some(hello) = Hello::parse(datagram) else { return false };
+        let Some(proof) = self.cookies.check(&hello, five_tuple.client, now) else {
+            send(five_tuple, &self.cookies.answer(&hello, five_tuple.client, now));
+            return false;
+        };
         if self.clients.len() >= self.clients_max {
             return false;
         }
@@ -114,12 +135,14 @@ impl DtlsClients {
         {
             self.clients.remove(&oldest);
         }
-        let mut dtls = dimpl::Dtls::new_12(self.config.clone(), certificate, now);
-        if dtls.handle_timeout(now).is_err() {
+        let dtls = dimpl::Dtls::new_12(self.config.clone(), certificate, now);
+        let mut client =
+            Client { dtls, proof, is_connected: false, came_at: now, heard_at: now, deadline: None };
+        if client.dtls.handle_timeout(now).is_err() || client.dtls.handle_packet(&FIRST_HELLO).is_err() {
             return false;
         }
+        client.drain(five_tuple, &mut self.buffer, &mut |_, _| {}, &mut |_, _| {});
         self.handshakes.push_back(five_tuple);
-        let client = Client { dtls, is_connected: false, came_at: now, heard_at: now, deadline: None };
         self.clients.insert(five_tuple, client);
         true
     }
@@ -223,3 +246,6 @@ pub(crate) fn source_key(address: SocketAddr) -> std::net::IpAddr {
         ip => ip,
     }
 }
+
+#[cfg(test)]
+mod tests;

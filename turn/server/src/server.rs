@@ -254,7 +254,7 @@ pub fn start(
         };
         let mut streams = Streams::new(Some(certificate.tls.clone()), limits);
         listen_all(config, &poll, &mut streams, &mut addresses)?;
-        let dtls = DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max)
+        let dtls = DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max, Instant::now())
             .map_err(|error| TurnError::Dtls(error.to_string()))?;
         let (commands, received) = crossbeam_channel::bounded(COMMANDS_MAX);
         let worker = Worker::new(server, poll, received, sockets, streams, dtls, metrics.clone())
