@@ -23,14 +23,17 @@
 //! - [`UdpSocket`]: the socket, a [`mio::event::Source`].
 //! - [`RecvBatch`]: a reused arena for what arrives.
 //! - [`SendBatch`]: a reused arena for what leaves, with the drop rules.
+//! - [`HoldBack`]: how long to wait for more, by the load.
 //! - [`reachable_addresses`]: where others can reach a socket.
 
 mod addresses;
+mod hold_back;
 mod recv;
 mod send;
 mod socket;
 
 pub use addresses::{interface_addresses, reachable_addresses};
+pub use hold_back::HoldBack;
 pub use quinn_udp::EcnCodepoint;
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendStats};

@@ -29,7 +29,6 @@ mod addresses;
 mod arrival_clock;
 mod config;
 mod dispatcher;
-mod hold_back;
 mod metrics;
 mod notices;
 mod placement;

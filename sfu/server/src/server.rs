@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use zynk_bus::{Bus, BusError};
-use zynk_net::{BindError, SocketOptions, UdpSocket};
+use zynk_net::{BindError, HoldBack, SocketOptions, UdpSocket};
 use zynk_protocol::NodeId;
 use zynk_sfu_core::{Certificate, Shard, ShardConfig, ShardError, ShardIndex, shard_of};
 
@@ -27,7 +27,6 @@ use crate::{
     addresses::AddressMap,
     config::{AudioProtection, HOLD_BACK_MS_MAX, WORKERS_MAX},
     dispatcher::{COMMANDS_MAX, CommandSender, Dispatcher},
-    hold_back::HoldBack,
     metrics::{self, WorkerMetrics},
     notices::{self, NoticeQueue},
     placement::Budget,

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌──────────────────────────────── one turn ───────────────────────────────┐
 //!   wait     │ poll: UDP socket, TCP connections, waker (the channels), timeout;       │
-//!            │ under load, a little longer: hold_back.rs                               │
+//!            │ under load, a little longer: HoldBack                                   │
 //!   input    │ commands ► sockets ► batches ► datagrams ► frames ► timeout   to shard  │
 //!   flush    │ shard's output ► UDP socket | TCP buffers | notices | other workers     │
 //!            └─────────────────────────────────────────────────────────────────────────┘
@@ -21,7 +21,7 @@ use std::{
 use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc;
-use zynk_net::{RecvBatch, SendBatch, UdpSocket};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, UdpSocket};
 use zynk_protocol::NodeCommand;
 use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
 
@@ -29,7 +29,6 @@ use crate::{
     addresses::AddressMap,
     arrival_clock::ArrivalClock,
     dispatcher::WorkerCommand,
-    hold_back::HoldBack,
     metrics::WorkerMetrics,
     notices::NoticeQueue,
     relay::{RelayLinks, Relayed},

@@ -21,7 +21,7 @@ use crate::metrics::{self, WorkerMetrics};
 use crate::streams::{StreamLimits, Streams};
 use crate::tls::Certificate;
 use crate::tokens::{self, Kind};
-use crate::worker::{ClientSocket, Worker, WorkerCommand};
+use crate::worker::{ClientSocket, Worker, WorkerCommand, WorkerParts};
 
 /// Commands that wait for a worker. When there are as many, [`TurnHandle`] says that it is busy.
 const COMMANDS_MAX: usize = 64;
@@ -257,8 +257,17 @@ pub fn start(
         let dtls = DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max, Instant::now())
             .map_err(|error| TurnError::Dtls(error.to_string()))?;
         let (commands, received) = crossbeam_channel::bounded(COMMANDS_MAX);
-        let worker = Worker::new(server, poll, received, sockets, streams, dtls, metrics.clone())
-            .map_err(TurnError::Thread)?;
+        let worker = Worker::new(WorkerParts {
+            server,
+            poll,
+            commands: received,
+            sockets,
+            streams,
+            dtls,
+            hold_back_max: Duration::from_micros(config.hold_back_us_max),
+            metrics: metrics.clone(),
+        })
+        .map_err(TurnError::Thread)?;
         let thread_metrics = metrics.clone();
         let thread = thread::Builder::new().name(format!("turn-{index}")).spawn(move || {
             // Also when the loop panics: then the probe must fail.

@@ -8,12 +8,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Token};
 use tokio::sync::oneshot;
-use zynk_net::{RecvBatch, SendBatch, UdpSocket};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, UdpSocket};
 use zynk_turn_core::{
     AllocationId, AllocationReport, EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey,
     ServerConfig, Transport, TurnServer,
@@ -28,6 +29,9 @@ use crate::tokens::{self, Kind};
 
 /// The longest wait: metrics and timeouts of streams go on even if nothing comes.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Datagrams handed to the core before its output is taken, though more wait: what goes one way meanwhile leaves together.
+const DATAGRAMS_PER_DRAIN: usize = 256;
 
 /// Trains of datagrams taken from one socket of clients in one turn.
 const BATCHES_PER_TURN: usize = 16;
@@ -91,16 +95,31 @@ impl ClientSocket {
     }
 }
 
-/// The loop and everything it owns.
-pub(crate) struct Worker {
+/// What a worker is made of.
+pub(crate) struct WorkerParts {
     pub(crate) server: TurnServer,
+    /// With the waker and all listeners registered.
     pub(crate) poll: Poll,
     pub(crate) commands: Receiver<WorkerCommand>,
     pub(crate) sockets: Vec<ClientSocket>,
     pub(crate) streams: Streams,
     pub(crate) dtls: DtlsClients,
-    pub(crate) relays: Relays,
+    /// The longest that datagrams wait under load.
+    pub(crate) hold_back_max: Duration,
     pub(crate) metrics: Arc<WorkerMetrics>,
+}
+
+/// The loop and everything it owns.
+pub(crate) struct Worker {
+    server: TurnServer,
+    poll: Poll,
+    commands: Receiver<WorkerCommand>,
+    sockets: Vec<ClientSocket>,
+    streams: Streams,
+    dtls: DtlsClients,
+    relays: Relays,
+    metrics: Arc<WorkerMetrics>,
+    hold_back: HoldBack,
     received: RecvBatch,
     from_peers: RecvBatch,
     deadline: Instant,
@@ -111,15 +130,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(
-        server: TurnServer,
-        poll: Poll,
-        commands: Receiver<WorkerCommand>,
-        mut sockets: Vec<ClientSocket>,
-        streams: Streams,
-        dtls: DtlsClients,
-        metrics: Arc<WorkerMetrics>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(parts: WorkerParts) -> io::Result<Self> {
+        let WorkerParts { server, poll, commands, mut sockets, streams, dtls, hold_back_max, metrics } =
+            parts;
         for (index, socket) in sockets.iter_mut().enumerate() {
             let token = tokens::token(Kind::Socket, index);
             poll.registry().register(&mut socket.socket, token, Interest::READABLE)?;
@@ -134,6 +147,7 @@ impl Worker {
             dtls,
             relays: Relays::default(),
             metrics,
+            hold_back: HoldBack::new(Duration::ZERO, hold_back_max, now),
             received: RecvBatch::new(),
             from_peers: RecvBatch::with_trains(RELAY_TRAINS),
             deadline: now,
@@ -148,10 +162,7 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         while !self.commands_ended {
-            match self.poll.poll(&mut events, Some(self.timeout())) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
+            self.wait(&mut events)?;
             let now = Instant::now();
             self.note(&events);
             self.take_commands(now);
@@ -160,6 +171,21 @@ impl Worker {
             self.take_peers(now);
             self.keep_time(now);
             self.flush(now)?;
+            let ended = Instant::now();
+            self.hold_back.on_turn(ended, ended.saturating_duration_since(now));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let held = self.hold_back.held();
+        if !timeout.is_zero() && !held.is_zero() && datagrams_came(events) {
+            thread::sleep(held);
         }
         Ok(())
     }
@@ -232,13 +258,15 @@ impl Worker {
 
     fn take_datagrams(&mut self, now: Instant) {
         for at in 0..self.sockets.len() {
+            let mut undrained = 0;
             for _ in 0..BATCHES_PER_TURN {
                 let Some(socket) = self.sockets.get_mut(at).filter(|socket| socket.is_readable) else {
                     break;
                 };
                 // What comes after a batch that was not full, or an error, is reported anew.
-                socket.is_readable =
-                    self.received.recv(&socket.socket).is_ok() && !self.received.is_drained();
+                let received = self.received.recv(&socket.socket);
+                socket.is_readable = received.is_ok() && !self.received.is_drained();
+                undrained += received.unwrap_or(0);
                 let is_last = !socket.is_readable;
                 let (transport, bound) = (socket.transport, socket.socket.local_addr());
                 for datagram in self.received.datagrams() {
@@ -259,11 +287,15 @@ impl Worker {
                         |five_tuple, payload| server.handle_input(now, Input::Client { five_tuple, payload }),
                     );
                 }
-                self.drain(now);
                 if is_last {
                     break;
                 }
+                if undrained >= DATAGRAMS_PER_DRAIN {
+                    undrained = 0;
+                    self.drain(now);
+                }
             }
+            self.drain(now);
         }
         while let Some(five_tuple) = self.dtls.next_closed() {
             self.server.handle_input(now, Input::ClientClosed { five_tuple });
@@ -497,6 +529,16 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Whether there are datagrams to read, and no new room for what waits to be sent, which must not wait longer.
+fn datagrams_came(events: &Events) -> bool {
+    let has_room = events.iter().any(|event| event.is_writable() && is_datagrams(event.token()));
+    !has_room && events.iter().any(|event| event.is_readable() && is_datagrams(event.token()))
+}
+
+fn is_datagrams(token: Token) -> bool {
+    matches!(tokens::split(token), Some((Kind::Socket | Kind::Relay, _)))
 }
 
 /// The socket that a client sends to.
