@@ -146,11 +146,7 @@ impl TurnServer {
         let ports = [ports(), ports()];
         Self {
             nonces: Nonces::new(&config.nonce_key, config.nonce_life.as_secs()),
-            throttle: Throttle::new(
-                config.quotas.unauthenticated_answers,
-                rand::Rng::next_u64(&mut random),
-                now,
-            ),
+            throttle: Throttle::new(&config.quotas, rand::Rng::next_u64(&mut random), now),
             random,
             clock: (now, time_of_day),
             latest: now,
@@ -301,7 +297,7 @@ impl TurnServer {
     }
 
     fn configure(&mut self, now: Instant, config: ServerConfig) {
-        self.throttle.set_rate(config.quotas.unauthenticated_answers);
+        self.throttle.set_limits(&config.quotas, now);
         self.nonces = Nonces::new(&config.nonce_key, config.nonce_life.as_secs());
         self.budget = Budget::new(config.quotas.rate, now);
         for (_, user) in &mut self.users {

@@ -111,6 +111,9 @@ pub struct TurnLimits {
     /// Answers in a second to one address that has not proven who it is, over UDP; ten seconds' worth may come at once.
     /// What is over it is not answered: an answer is longer than a request, and the request's source may be forged.
     pub unauthenticated_answers_per_s_max: u32,
+    /// Such answers in a second to all addresses together: a flood from very many addresses must not keep the relay busy
+    /// with answers. Clients that get none ask again.
+    pub all_unauthenticated_answers_per_s_max: u32,
     /// TCP, TLS and DTLS connections of clients at a time. At least 1.
     pub connections_max: usize,
     /// Such connections from one IPv4 address or IPv6 /64 network. At least 1.
@@ -159,6 +162,7 @@ impl Default for TurnLimits {
             packets_per_s_max: 0,
             user_packets_per_s_max: 0,
             unauthenticated_answers_per_s_max: 50,
+            all_unauthenticated_answers_per_s_max: 20_000,
             connections_max: 10_000,
             connections_per_source_max: 500,
         }
@@ -325,6 +329,7 @@ impl TurnConfig {
                 rate: rate(limits.kbps_max, limits.packets_per_s_max),
                 user_rate: rate(limits.user_kbps_max, limits.user_packets_per_s_max),
                 unauthenticated_answers: some_u32(limits.unauthenticated_answers_per_s_max),
+                all_unauthenticated_answers: some_u32(limits.all_unauthenticated_answers_per_s_max),
             },
             alternate_servers: self.alternate_servers.clone(),
             tcp_relays: self.workers == 1,
