@@ -17,7 +17,7 @@ use zynk_service::http::Readiness;
 use zynk_service::shutdown::Shutdown;
 use zynk_sfu_server::{SfuHandle, SfuHealth};
 use zynk_signaling::{Directory, OwnRelay, Relays, WebhookDispatcher};
-use zynk_turn_server::TurnHandle;
+use zynk_turn_server::{ShortCut, TurnHandle};
 
 use crate::config::{Config, Role};
 
@@ -185,7 +185,11 @@ fn start_turn(
 ) -> Result<TurnHandle> {
     let check = ready.check("turn");
     let services = sfu.map(|sfu| sfu.handle.udp_addresses()).unwrap_or_default();
-    let handle = zynk_turn_server::start(&config.turn, &config.key_ring(), services, registry)
+    let connect = |waker| {
+        let tunnels = sfu.map(|sfu| sfu.handle.tunnels(&waker)).unwrap_or_default();
+        tunnels.into_iter().map(|(addresses, tunnel)| ShortCut { addresses, tunnel }).collect()
+    };
+    let handle = zynk_turn_server::start(&config.turn, &config.key_ring(), services, &connect, registry)
         .context("the relay cannot start")?;
     let health = handle.health();
     tokio::spawn(async move {

@@ -35,6 +35,7 @@ mod placement;
 mod relay;
 mod server;
 mod tcp;
+mod tunnels;
 mod worker;
 
 pub use config::{AudioProtection, HOLD_BACK_MS_MAX, SfuConfig, WORKERS_MAX};

@@ -218,12 +218,22 @@ impl TurnServer {
                 Route::Client { five_tuple, is_control } => {
                     Output::ToClient { five_tuple, payload, segment_bytes: run.segment_bytes, is_control }
                 }
-                Route::Peer { relay, peer, dont_fragment } => {
-                    Output::ToPeer { relay, peer, payload, segment_bytes: run.segment_bytes, dont_fragment }
-                }
+                Route::Peer { relay, peer, dont_fragment } => Output::ToPeer {
+                    relay,
+                    relayed: self.relays.get(relay.0 as usize).map_or(peer, |relay| relay.announced),
+                    peer,
+                    payload,
+                    segment_bytes: run.segment_bytes,
+                    dont_fragment,
+                },
             },
             None => Output::Timeout(deadline),
         }
+    }
+
+    /// The open relay that peers know by this address.
+    pub fn relay_at(&self, relayed: SocketAddr) -> Option<RelayKey> {
+        self.announced.get(&relayed).copied()
     }
 
     /// What happened so far.

@@ -18,6 +18,7 @@ use zynk_turn_core::{AllocationId, AllocationReport, Transport, TurnServer};
 use crate::config::TurnConfig;
 use crate::dtls::DtlsClients;
 use crate::metrics::{self, WorkerMetrics};
+use crate::short_cuts::{ConnectServices, ShortCuts};
 use crate::streams::{StreamLimits, Streams};
 use crate::tls::Certificate;
 use crate::tokens::{self, Kind};
@@ -222,11 +223,12 @@ impl TurnHandle {
 }
 
 /// Starts the relay: binds its sockets and starts its threads. `services` are addresses of this machine that clients may
-/// reach through it: the media ports of our own SFU.
+/// reach through it: the media ports of our own SFU. `connect` makes the short cuts there for each worker.
 pub fn start(
     config: &TurnConfig,
     keys: &KeyRing,
     services: Vec<SocketAddr>,
+    connect: &ConnectServices<'_>,
     registry: &mut Registry,
 ) -> Result<TurnHandle, TurnError> {
     config.check()?;
@@ -264,6 +266,7 @@ pub fn start(
             sockets,
             streams,
             dtls,
+            short_cuts: ShortCuts::new(connect(waker.clone())),
             hold_back_max: Duration::from_micros(config.hold_back_us_max),
             metrics: metrics.clone(),
         })

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::oneshot;
-use zynk_net::{HoldBack, RecvBatch, SendBatch, UdpSocket};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, Tunnelled, UdpSocket};
 use zynk_turn_core::{
     AllocationId, AllocationReport, EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey,
     ServerConfig, Transport, TurnServer,
@@ -23,6 +23,7 @@ use zynk_turn_core::{
 use crate::dtls::DtlsClients;
 use crate::metrics::WorkerMetrics;
 use crate::relays::{RelaySocket, Relays};
+use crate::short_cuts::ShortCuts;
 use crate::streams::{PeerRoute, StreamEvent, Streams, accept};
 use crate::tls::Certificate;
 use crate::tokens::{self, Kind};
@@ -38,6 +39,9 @@ const BATCHES_PER_TURN: usize = 16;
 
 /// Batches taken from one relay in one turn.
 const RELAY_BATCHES_PER_TURN: usize = 4;
+
+/// Parcels taken from one service of this process in one turn.
+const PARCELS_PER_TURN: usize = 16;
 
 /// Connections taken from one relay in one turn.
 const PEERS_PER_TURN: usize = 16;
@@ -104,6 +108,7 @@ pub(crate) struct WorkerParts {
     pub(crate) sockets: Vec<ClientSocket>,
     pub(crate) streams: Streams,
     pub(crate) dtls: DtlsClients,
+    pub(crate) short_cuts: ShortCuts,
     /// The longest that datagrams wait under load.
     pub(crate) hold_back_max: Duration,
     pub(crate) metrics: Arc<WorkerMetrics>,
@@ -118,6 +123,7 @@ pub(crate) struct Worker {
     streams: Streams,
     dtls: DtlsClients,
     relays: Relays,
+    short_cuts: ShortCuts,
     metrics: Arc<WorkerMetrics>,
     hold_back: HoldBack,
     received: RecvBatch,
@@ -127,12 +133,22 @@ pub(crate) struct Worker {
     next_accepted: u32,
     commands_ended: bool,
     commands_waiting: bool,
+    parcels_waiting: bool,
 }
 
 impl Worker {
     pub(crate) fn new(parts: WorkerParts) -> io::Result<Self> {
-        let WorkerParts { server, poll, commands, mut sockets, streams, dtls, hold_back_max, metrics } =
-            parts;
+        let WorkerParts {
+            server,
+            poll,
+            commands,
+            mut sockets,
+            streams,
+            dtls,
+            short_cuts,
+            hold_back_max,
+            metrics,
+        } = parts;
         for (index, socket) in sockets.iter_mut().enumerate() {
             let token = tokens::token(Kind::Socket, index);
             poll.registry().register(&mut socket.socket, token, Interest::READABLE)?;
@@ -146,6 +162,7 @@ impl Worker {
             streams,
             dtls,
             relays: Relays::default(),
+            short_cuts,
             metrics,
             hold_back: HoldBack::new(Duration::ZERO, hold_back_max, now),
             received: RecvBatch::new(),
@@ -155,6 +172,7 @@ impl Worker {
             next_accepted: 0,
             commands_ended: false,
             commands_waiting: true,
+            parcels_waiting: true,
         })
     }
 
@@ -169,6 +187,7 @@ impl Worker {
             self.take_datagrams(now);
             self.take_streams(now);
             self.take_peers(now);
+            self.take_parcels(now);
             self.keep_time(now);
             self.flush(now)?;
             let ended = Instant::now();
@@ -192,6 +211,7 @@ impl Worker {
 
     fn timeout(&self) -> Duration {
         let is_waiting = self.commands_waiting
+            || self.parcels_waiting
             || self.sockets.iter().any(|socket| socket.is_readable)
             || self.streams.is_waiting()
             || self.relays.is_waiting();
@@ -207,7 +227,10 @@ impl Worker {
     fn note(&mut self, events: &Events) {
         for event in events {
             match tokens::split(event.token()) {
-                Some((Kind::Waker, _)) => self.commands_waiting = true,
+                Some((Kind::Waker, _)) => {
+                    self.commands_waiting = true;
+                    self.parcels_waiting = true;
+                }
                 Some((Kind::Socket, index)) => {
                     if let Some(socket) = self.sockets.get_mut(index) {
                         socket.is_readable |= event.is_readable() || event.is_error();
@@ -367,6 +390,24 @@ impl Worker {
         self.relays.recycle(keys);
     }
 
+    /// Takes what services of this process have sent.
+    fn take_parcels(&mut self, now: Instant) {
+        self.parcels_waiting = false;
+        for index in 0..self.short_cuts.len() {
+            for taken in 0..PARCELS_PER_TURN {
+                let Some(mut parcel) = self.short_cuts.recv(index) else { break };
+                for Tunnelled { source, destination, payload } in parcel.datagrams() {
+                    if let Some(relay) = self.server.relay_at(destination) {
+                        self.server.handle_input(now, Input::Peer { relay, peer: source, payload });
+                    }
+                }
+                self.short_cuts.recycle(index, parcel);
+                self.drain(now);
+                self.parcels_waiting |= taken + 1 == PARCELS_PER_TURN;
+            }
+        }
+    }
+
     /// Takes connections that peers made.
     fn adopt_peers(&mut self, accepted: &mut Vec<(RelayKey, mio::net::TcpStream, SocketAddr)>, now: Instant) {
         for (relay, socket, peer) in accepted.drain(..) {
@@ -409,7 +450,8 @@ impl Worker {
             sent.sends += stats.sends;
             sent.dropped_full += stats.dropped();
         }
-        self.metrics.publish(&self.server.stats(), &sent, &self.streams.stats(), self.dtls.len());
+        let short_cuts = self.short_cuts.stats();
+        self.metrics.publish(&self.server.stats(), &sent, short_cuts, &self.streams.stats(), self.dtls.len());
     }
 
     /// Takes all that the core has to say.
@@ -435,8 +477,12 @@ impl Worker {
                     }
                     continue;
                 }
-                Output::ToPeer { relay, peer, payload, segment_bytes, dont_fragment } => {
+                Output::ToPeer { relay, relayed, peer, payload, segment_bytes, dont_fragment } => {
                     let run = (payload, segment_bytes);
+                    if let Some(tunnel) = self.short_cuts.to(peer) {
+                        tunnel.push(relayed, peer, run);
+                        continue;
+                    }
                     self.relays.send(self.poll.registry(), relay, peer, run, dont_fragment, now);
                     continue;
                 }
@@ -514,6 +560,7 @@ impl Worker {
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
         self.streams.flush(now);
+        self.short_cuts.flush();
         self.relays.flush(self.poll.registry(), now);
         for (index, socket) in self.sockets.iter_mut().enumerate() {
             socket.sending.flush(&mut socket.socket, now);

@@ -187,7 +187,10 @@ impl Load {
                 };
                 let stamp = Instant::now().duration_since(begun).as_nanos() as u64;
                 for packet in burst.chunks_exact_mut(packet.len()) {
-                    packet[stamp_at..stamp_at + STAMP_BYTES].copy_from_slice(&stamp.to_be_bytes());
+                    let data = packet.get_mut(stamp_at..).and_then(|data| data.first_chunk_mut());
+                    if let Some(data) = data {
+                        *data = stamp.to_be_bytes();
+                    }
                 }
                 from.send(to, &burst, packet.len(), now);
             }
