@@ -10,7 +10,12 @@
 //! What is held needs no more than it takes; what would be new needs some room besides, or it would come and go with each
 //! change of the estimate. Where there is less room than before, what goes goes at once.
 
+use smallvec::SmallVec;
+
 use crate::media::bitrate::Bitrate;
+
+/// Something for each track of a subscriber. Only of more than a page full of pictures is it on the heap.
+pub(crate) type PerTrack<T> = SmallVec<[T; 32]>;
 
 /// Room besides that a new rung needs, in percent of what it takes …
 const MARGIN_PERCENT: u64 = 15;
@@ -129,12 +134,12 @@ pub(crate) struct Budget {
 }
 
 /// Shares a budget out. Returns for each wish how many rungs of its ladder it gets; 0 is nothing.
-pub(crate) fn allocate(budget: Budget, wishes: &[Wish<'_>], may_pause: MayPause) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..wishes.len()).collect();
+pub(crate) fn allocate(budget: Budget, wishes: &[Wish<'_>], may_pause: MayPause) -> PerTrack<usize> {
+    let mut order: PerTrack<usize> = (0..wishes.len()).collect();
     // Within a priority, what is held first: equals do not change places.
     let key = |index: &usize| wishes.get(*index).map(|wish| (wish.priority, wish.rungs_held()));
-    order.sort_by_key(|index| (std::cmp::Reverse(key(index)), *index));
-    let mut rungs = vec![0; wishes.len()];
+    order.sort_unstable_by_key(|index| (std::cmp::Reverse(key(index)), *index));
+    let mut rungs: PerTrack<usize> = wishes.iter().map(|_| 0).collect();
     let mut left = budget.floors.as_bps();
     for (position, index) in order.iter().enumerate() {
         let (Some(wish), Some(rungs)) = (wishes.get(*index), rungs.get_mut(*index)) else { continue };

@@ -48,6 +48,7 @@ use zynk_protocol::{
 
 use crate::{
     Input, Output, ShardConfig, ShardError, Transport,
+    allocator::Rung,
     connection::{ConnectionEvent, ConnectionOutput, Path},
     demux::{DatagramKind, Demux, local_ufrag, nomination},
     endpoint::Endpoint,
@@ -119,6 +120,9 @@ pub struct Shard {
     media_timers: TimerWheel,
     /// Working memory: what feedback said of packets, at most as many as a history has.
     feedback_reports: Vec<PacketReport>,
+    /// Working memory: what tracks of one client could be sent as, and whose turn it is.
+    rungs: Vec<Rung>,
+    due: Vec<EndpointKey>,
     serials: Serials,
     started_at: Instant,
     next_tick: Instant,
@@ -238,6 +242,8 @@ impl Shard {
             negotiations: BTreeSet::new(),
             media_timers: TimerWheel::new(now),
             feedback_reports: Vec::new(),
+            rungs: Vec::new(),
+            due: Vec::new(),
             serials: Serials::default(),
             started_at: now,
             next_tick: now,

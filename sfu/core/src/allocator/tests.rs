@@ -26,7 +26,7 @@ fn wish(ladder: &[Rung], held: usize) -> Wish<'_> {
 
 /// Shares out what there is for floors and all.
 fn allocate(budget: Bitrate, wishes: &[Wish<'_>], may_pause: MayPause) -> Vec<usize> {
-    super::allocate(Budget { floors: budget, all: budget }, wishes, may_pause)
+    super::allocate(Budget { floors: budget, all: budget }, wishes, may_pause).into_vec()
 }
 
 fn taken(wishes: &[Wish<'_>], rungs: &[usize]) -> u64 {
@@ -115,6 +115,7 @@ fn what_drains_a_queue_is_not_taken_from_the_floors() {
             &wishes,
             MayPause::All,
         )
+        .into_vec()
     };
     assert_eq!(draining(1_000), [4, 4, 4]);
     assert_eq!(draining(500), [3, 3, 3]);

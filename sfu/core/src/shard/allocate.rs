@@ -9,7 +9,7 @@ use zynk_protocol::{MediaKind, NodeEvent, SubscriptionSettings, TrackSource};
 
 use super::{EndpointKey, Shard, SubscriptionKey};
 use crate::{
-    allocator::{self, Budget, Layers, MayPause, Priority, Rung, Wish},
+    allocator::{self, Budget, Layers, MayPause, PerTrack, Priority, Rung, Wish},
     downstream::{Capacity, Downstream},
     endpoint::Endpoint,
     forwarder::{Allotment, Subscription},
@@ -69,15 +69,13 @@ impl Shard {
         let now = self.now;
         let is_due =
             |allocation: &Allocation| allocation.outdated || allocation.next_at.is_some_and(|at| at <= now);
-        let due: Vec<EndpointKey> = self
-            .endpoints
-            .iter()
-            .filter(|(_, endpoint)| is_due(&endpoint.allocation))
-            .map(|(index, _)| EndpointKey(index))
-            .collect();
-        for key in due {
+        let mut due = std::mem::take(&mut self.due);
+        let endpoints = self.endpoints.iter().filter(|(_, endpoint)| is_due(&endpoint.allocation));
+        due.extend(endpoints.map(|(index, _)| EndpointKey(index)));
+        for key in due.drain(..) {
             self.allocate(key);
         }
+        self.due = due;
     }
 
     /// A client's feedback came. If its path carries less than it is sent, that goes at once; if it carries much more, what
@@ -102,14 +100,27 @@ impl Shard {
 
     /// Shares out what reaches a client.
     pub(super) fn allocate(&mut self, key: EndpointKey) {
-        let now = self.now;
         let Some(endpoint) = self.endpoints.get_mut(key.0) else { return };
         let Allocation { short_since, taken: taken_before, .. } = std::mem::take(&mut endpoint.allocation);
         if !endpoint.connection.is_connected() {
             return;
         }
-        let mut rungs = Vec::new();
+        let mut rungs = std::mem::take(&mut self.rungs);
+        rungs.clear();
         let items = self.items(key, &mut rungs);
+        self.allocate_items(key, &items, &rungs, (short_since, taken_before));
+        self.rungs = rungs;
+    }
+
+    /// `before`: since when there has been no room even for one picture, and what was given out.
+    fn allocate_items(
+        &mut self,
+        key: EndpointKey,
+        items: &[Item],
+        rungs: &[Rung],
+        (short_since, taken_before): (Option<Instant>, Bitrate),
+    ) {
+        let now = self.now;
         if items.is_empty() {
             // What is received may not have begun.
             if let Some(endpoint) =
@@ -119,7 +130,7 @@ impl Shard {
             }
             return;
         }
-        let wishes: Vec<Wish<'_>> = items
+        let wishes: PerTrack<Wish<'_>> = items
             .iter()
             .map(|item| Wish {
                 priority: item.priority,
@@ -152,22 +163,23 @@ impl Shard {
         let wants_more = (waits || given.contains(&0)).then(|| downstream.believed().percent(RISE_PERCENT));
         endpoint.allocation =
             Allocation { outdated: false, next_at: Some(now + interval), taken, short_since, wants_more };
-        let mut allotted: Vec<(Priority, SubscriptionKey, Allotment, Bitrate)> = items
+        let mut allotted: PerTrack<(Priority, usize, SubscriptionKey, Allotment, Bitrate)> = items
             .iter()
             .zip(&wishes)
             .zip(&given)
-            .map(|((item, wish), given)| {
+            .enumerate()
+            .map(|(index, ((item, wish), given))| {
                 let rung = given.checked_sub(1).and_then(|index| wish.ladder.get(index));
                 let allotment = rung.map_or(Allotment::Nothing, |rung| Allotment::UpTo(rung.layers));
                 let rate = rung.map_or(Bitrate::ZERO, |rung| rung.rate);
-                (item.priority, item.subscription, allotment, rate)
+                (item.priority, index, item.subscription, allotment, rate)
             })
             .collect();
-        allotted.sort_by_key(|(priority, ..)| std::cmp::Reverse(*priority));
+        allotted.sort_unstable_by_key(|(priority, index, ..)| (std::cmp::Reverse(*priority), *index));
         if probes {
             self.mark_media(key);
         }
-        for (_, subscription, allotment, rate) in allotted {
+        for (_, _, subscription, allotment, rate) in allotted {
             self.allot(subscription, allotment, rate, &mut slack);
             if may_pause != MayPause::Unsent {
                 self.tell_stream_state(key, subscription);
@@ -194,11 +206,11 @@ impl Shard {
     }
 
     /// The video that a client receives, each track with its ladder.
-    fn items(&self, key: EndpointKey, rungs: &mut Vec<Rung>) -> Vec<Item> {
+    fn items(&self, key: EndpointKey, rungs: &mut Vec<Rung>) -> PerTrack<Item> {
         let now = self.now;
-        let Some(endpoint) = self.endpoints.get(key.0) else { return Vec::new() };
+        let Some(endpoint) = self.endpoints.get(key.0) else { return PerTrack::new() };
         let speaking = self.rooms.get(&endpoint.room).map(|room| &room.speaking);
-        let mut items = Vec::new();
+        let mut items = PerTrack::new();
         for subscription_key in &endpoint.order {
             let Some(subscription) = self.subscriptions.get(subscription_key.0) else { continue };
             let Some(source) = subscription.source.filter(|_| subscription.is_wanted()) else { continue };
