@@ -24,13 +24,16 @@
 //! - [`RecvBatch`]: a reused arena for what arrives.
 //! - [`SendBatch`]: a reused arena for what leaves, with the drop rules.
 //! - [`reachable_addresses`]: where others can reach a socket.
+//! - [`ProxyHeaderReader`]: whose a connection is that a balancer makes.
 
 mod addresses;
+mod proxy_protocol;
 mod recv;
 mod send;
 mod socket;
 
 pub use addresses::{interface_addresses, reachable_addresses};
+pub use proxy_protocol::{ProxyHeaderError, ProxyHeaderReader, is_trusted_balancer};
 pub use quinn_udp::EcnCodepoint;
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendStats};

@@ -96,7 +96,10 @@ fn sharing_urls(config: &Config) -> Vec<String> {
     let addresses = TurnAddresses {
         udp: if turn.udp { at(&[turn.port]) } else { Vec::new() },
         tcp: if turn.tcp { at(&[turn.port]) } else { Vec::new() },
-        tls: at(&turn.tls_ports),
+        tls: match config.tls.enabled {
+            true => at(&[&[config.tls.port], turn.tls_ports.as_slice()].concat()),
+            false => at(&turn.tls_ports),
+        },
         ..TurnAddresses::default()
     };
     let mut urls = match config.roles.contains(&Role::Turn) {

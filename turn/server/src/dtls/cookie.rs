@@ -90,7 +90,8 @@ impl Cookies {
     pub(super) fn check(&self, hello: &Hello<'_>, client: SocketAddr, now: Instant) -> Option<Proof> {
         let cookie: [u8; COOKIE_BYTES] = hello.cookie.try_into().ok()?;
         let period = self.period(now);
-        let is_ours = |period| hmac::verify(&self.key, &content(period, client, &hello.random), &cookie).is_ok();
+        let is_ours =
+            |period| hmac::verify(&self.key, &content(period, client, &hello.random), &cookie).is_ok();
         let is_good = is_ours(period) || period.checked_sub(1).is_some_and(is_ours);
         is_good.then_some(Proof { random: hello.random, cookie })
     }
@@ -102,7 +103,8 @@ impl Cookies {
         let [r0, r1, r2, r3, r4, r5] = hello.record_number;
         // The record has the number of the client's, and the message says DTLS 1.0 whatever follows (section 4.2.1).
         let head = [
-            22, 0xfe, 0xff, 0, 0, r0, r1, r2, r3, r4, r5, 0, 47, 3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35, 0xfe, 0xff, 32,
+            22, 0xfe, 0xff, 0, 0, r0, r1, r2, r3, r4, r5, 0, 47, 3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35, 0xfe,
+            0xff, 32,
         ];
         let parts = head.iter().chain(cookie.as_ref());
         answer.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);

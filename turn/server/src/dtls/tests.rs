@@ -97,7 +97,10 @@ fn hellos_from_forged_addresses_leave_nothing() {
         server.receive(now, five_tuple(client), &second, |_, record| bytes += record.len(), |_, _| {});
     }
     assert_eq!((server.len(), server.handshakes.len()), (1, 1));
-    assert!(bytes < hellos as usize * (hello.len() + second.len()), "answers are no longer than what they answer");
+    assert!(
+        bytes < hellos as usize * (hello.len() + second.len()),
+        "answers are no longer than what they answer"
+    );
 
     flight.iter().for_each(|record| peer.dtls.handle_packet(record).unwrap());
     talk(&mut server, &mut peer, from, now);

@@ -1,0 +1,180 @@
+//! HTTPS and TURN over TLS on one port, certificates and settings that change while the process runs, and balancers in
+//! front, against other people's clients: curl, OpenSSL, coturn's `turnutils_uclient`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+#[path = "tls/clients.rs"]
+mod clients;
+#[path = "tls/server.rs"]
+mod server;
+
+use clients::{Curl, binding_over_tls, shown_certificate, stun_address, uclient};
+use server::{Keypair, Server};
+
+#[test]
+fn https_and_turn_share_a_port() {
+    let server = Server::start("");
+    let curl = |arguments: &[&str]| Curl::trusting(&server.certificate_file()).run(&server, arguments);
+    assert_eq!(curl(&["--http1.1"]).body, "ok");
+    assert_eq!(curl(&["--no-alpn"]).body, "ok", "HTTP without ALPN");
+    // What is asked for over HTTPS is a WebSocket.
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    let key = ["-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    let token = zynk_tests_token();
+    let path = format!("/rtc?access_token={token}");
+    let answer = Curl::trusting(&server.certificate_file())
+        .path(&path)
+        .run(&server, &[&upgrade[..], &key, &["--include", "--max-time", "2"]].concat());
+    assert!(answer.body.starts_with("HTTP/1.1 101"), "{answer:?}");
+    // A TURN client that names its protocol, and one that does not.
+    binding_over_tls(server.tls_address(), &["-alpn", "stun.turn"]);
+    binding_over_tls(server.tls_address(), &[]);
+    let relayed = uclient(server.tls_address(), &["-t", "-S", "-E", &server.certificate_file()]);
+    relayed.assert_relayed();
+    // The plain port is as it was.
+    assert_eq!(Curl::plain().run(&server, &[]).body, "ok");
+    // Clients are told, with the domain.
+    let told = server.command(&["turn", "credentials", "--json"]);
+    let port = server.live.https_port();
+    assert!(told.contains("turns:localhost:"), "{told}");
+    assert_ne!(port, 0);
+}
+
+fn zynk_tests_token() -> String {
+    use zynk_auth::{Claims, KeyRing, VideoGrants};
+    let mut claims = Claims::for_identity("alice");
+    claims.video = VideoGrants::join("room");
+    let keys = KeyRing::single("main", server::SECRET);
+    keys.sign(&claims, std::time::Duration::from_secs(600), std::time::SystemTime::now()).unwrap()
+}
+
+#[test]
+fn participants_are_told_the_shared_port() {
+    let server = Server::start("");
+    let answer = Curl::trusting(&server.certificate_file())
+        .path(&format!("/rtc/v1/validate?access_token={}", zynk_tests_token()))
+        .run(&server, &[]);
+    println!("{answer:?}");
+    // The relay's own ports have the same certificate.
+    let [_, own] = server.live.turn_ports();
+    let of = |port: u16| shown_certificate(([127, 0, 0, 1], port).into(), &[]);
+    assert_eq!(of(own), of(server.live.https_port()));
+    assert_eq!(of(own), server.keypair.fingerprint_pem());
+}
+
+#[tokio::test]
+async fn on_sighup_what_can_be_is_applied_and_connections_go_on() {
+    let mut server = Server::start("");
+    // Both are there before, and go on after.
+    let old = server.keypair.clone();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(old.certificate.as_bytes()).unwrap()])
+        .resolve("localhost", server.tls_address())
+        .build()
+        .unwrap();
+    let url = format!("https://localhost:{}/healthz", server.live.https_port());
+    assert_eq!(client.get(&url).send().await.unwrap().text().await.unwrap(), "ok");
+    // A call that takes some seconds.
+    let call = clients::Call::start(server.tls_address(), &["-t", "-S", "-n", "150"]);
+    let metrics = format!("{}/metrics", server.live.url());
+    while !client
+        .get(&metrics)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap()
+        .contains("zynk_turn_allocations 1")
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+
+    server.replace_keypair(&Keypair::new());
+    server.write_config("alice = \"hunter2\"", "realm = \"other\"");
+    server.live.signal("HUP");
+    let line = server.live.wait_for_log("configuration reloaded", 1);
+    assert!(line.contains("turn.realm") && line.contains("turn.users"), "{line}");
+    assert!(!line.contains("hunter2"), "{line}");
+
+    // On a connection of before: a new one would not be trusted.
+    assert_eq!(client.get(&url).send().await.unwrap().text().await.unwrap(), "ok");
+    call.finish().assert_relayed();
+    let show = |server: &Server| shown_certificate(server.tls_address(), &[]);
+    assert_eq!(show(&server), server.keypair.fingerprint_pem());
+    assert_ne!(show(&server), old.fingerprint_pem());
+    let [_, own] = server.live.turn_ports();
+    assert_eq!(shown_certificate(([127, 0, 0, 1], own).into(), &[]), server.keypair.fingerprint_pem());
+    // bob is no user any more.
+    uclient(server.turn_address(), &[]).assert_refused("Cannot complete Allocation");
+}
+
+#[test]
+fn a_wrong_configuration_changes_nothing_and_ports_take_a_restart() {
+    let server = Server::start("");
+    let text = std::fs::read_to_string(server.config_file()).unwrap();
+    std::fs::write(server.config_file(), format!("{text}\nno_such_key = 1\n")).unwrap();
+    server.live.signal("HUP");
+    let line = server.live.wait_for_log("the configuration was not reloaded", 1);
+    assert!(line.contains("no_such_key: unknown key"), "{line}");
+    uclient(server.turn_address(), &[]).assert_relayed();
+
+    std::fs::write(server.config_file(), text.replacen("port = 0", "port = 7001", 1)).unwrap();
+    server.live.signal("HUP");
+    let line = server.live.wait_for_log("changed settings that take a restart", 1);
+    assert!(line.contains("\"keys\":\"port\""), "{line}");
+    assert_eq!(Curl::plain().run(&server, &[]).body, "ok");
+}
+
+#[test]
+fn certificates_are_taken_from_files_that_change_and_half_a_pair_is_not() {
+    let mut server = Server::start("certificate_check_interval_s = 1");
+    let old = server.keypair.clone();
+    let new = Keypair::new();
+    std::fs::write(server.certificate_file(), &new.certificate).unwrap();
+    let line = server.live.wait_for_log("the old one stays in use", 1);
+    assert!(line.contains("WARN"), "{line}");
+    assert_eq!(shown_certificate(server.tls_address(), &[]), old.fingerprint_pem());
+    server.replace_keypair(&new);
+    server.live.wait_for_log("certificates reloaded", 1);
+    assert_eq!(shown_certificate(server.tls_address(), &[]), new.fingerprint_pem());
+}
+
+#[test]
+fn a_user_over_quota_is_in_the_log_with_the_reason() {
+    let server = Server::start_with_turn("", "[turn.limits]\nuser_allocations_max = 1");
+    uclient(server.turn_address(), &["-m", "2"]).assert_refused("error 486");
+    let line = server.live.wait_for_log("request refused", 1);
+    assert!(line.contains("user_quota") && line.contains("INFO"), "{line}");
+    assert!(!line.contains("bob"), "{line}");
+}
+
+#[test]
+fn balancers_say_whose_a_connection_is() {
+    let server = Server::start_behind_balancer();
+    // Over HTTP and HTTPS, as curl speaks it.
+    let header = ["--haproxy-protocol"];
+    assert_eq!(Curl::plain().run(&server, &header).body, "ok");
+    assert_eq!(Curl::trusting(&server.certificate_file()).run(&server, &header).body, "ok");
+    let refused = Curl::plain().run(&server, &[]);
+    assert!(!refused.success, "without a header: {refused:?}");
+    let refused = Curl::trusting(&server.certificate_file()).run(&server, &[]);
+    assert!(!refused.success, "without a header: {refused:?}");
+    // The relay tells a client the address that it has itself been told: over TCP, TLS and the shared port.
+    let told = "192.0.2.7:4000".parse().unwrap();
+    let [plain, own] = server.live.turn_ports();
+    for (port, over_tls) in [(plain, false), (own, true), (server.live.https_port(), true)] {
+        for header in [clients::PROXY_V1, clients::PROXY_V2] {
+            let trusted = over_tls.then_some(server.keypair.certificate.as_str());
+            assert_eq!(stun_address(port, header, trusted), Some(told), "{port}");
+        }
+        let trusted = over_tls.then_some(server.keypair.certificate.as_str());
+        assert_eq!(stun_address(port, b"", trusted), None, "without a header on {port}");
+    }
+}
