@@ -11,10 +11,13 @@
 
 #[path = "tls/clients.rs"]
 mod clients;
+#[path = "tls/pebble.rs"]
+mod pebble;
 #[path = "tls/server.rs"]
 mod server;
 
 use clients::{Curl, binding_over_tls, shown_certificate, stun_address, uclient};
+use pebble::Pebble;
 use server::{Keypair, Server};
 
 #[test]
@@ -83,16 +86,11 @@ async fn on_sighup_what_can_be_is_applied_and_connections_go_on() {
     // A call that takes some seconds.
     let call = clients::Call::start(server.tls_address(), &["-t", "-S", "-n", "150"]);
     let metrics = format!("{}/metrics", server.live.url());
-    while !client
-        .get(&metrics)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap()
-        .contains("zynk_turn_allocations 1")
-    {
+    let has_begun = |metrics: &str| {
+        let mut lines = metrics.lines();
+        lines.any(|line| line.strip_prefix("zynk_turn_allocations ").is_some_and(|count| count != "0"))
+    };
+    while !has_begun(&client.get(&metrics).send().await.unwrap().text().await.unwrap()) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 
@@ -177,4 +175,36 @@ fn balancers_say_whose_a_connection_is() {
         let trusted = over_tls.then_some(server.keypair.certificate.as_str());
         assert_eq!(stun_address(port, b"", trusted), None, "without a header on {port}");
     }
+}
+
+#[test]
+fn a_certificate_comes_from_an_acme_server_and_is_kept() {
+    let port = zynk_tests::free_ports();
+    let pebble = Pebble::start(port + 1, port);
+    let server = Server::start_with_acme(port, &pebble.tls_settings());
+    server.live.wait_for_log("certificate received by ACME", 1);
+    // Until it is shown.
+    server.live.wait_for_log("certificate renewed", 1);
+    let shown = shown_certificate(server.tls_address(), &[]);
+    let answer = pebble.curl(port);
+    assert_eq!(answer, "ok", "curl trusts it for its name, by the server's root");
+    let [_, own] = server.live.turn_ports();
+    assert_eq!(shown_certificate(([127, 0, 0, 1], own).into(), &[]), shown, "the relay has it too");
+    // The next start needs no server.
+    drop(pebble);
+    let server = server.restart();
+    assert_eq!(shown_certificate(server.tls_address(), &[]), shown);
+    let [_, own] = server.live.turn_ports();
+    assert_eq!(shown_certificate(([127, 0, 0, 1], own).into(), &[]), shown);
+}
+
+#[test]
+fn without_a_certificate_the_server_serves_all_the_same_and_says_why() {
+    let port = zynk_tests::free_ports();
+    let pebble = Pebble::start(port + 1, port + 9);
+    let server = Server::start_with_acme(port, &pebble.tls_settings());
+    let line = server.live.wait_for_log("no certificate by ACME", 1);
+    assert!(line.contains(pebble::DOMAIN) && line.contains("retry_in_s"), "{line}");
+    assert_eq!(Curl::plain().run(&server, &[]).body, "ok");
+    assert!(!shown_certificate(server.tls_address(), &[]).is_empty());
 }

@@ -106,9 +106,13 @@ impl Reloader {
     /// Shows a certificate that ACME's server gave.
     pub(crate) fn renewed(&mut self, certificate: Certificate, roles: &mut Roles) {
         let old = self.certificate.replace(certificate);
-        if let Err(error) = self.apply(self.config.clone(), roles) {
-            self.certificate = old;
-            tracing::warn!(error = %format_args!("{error:#}"), "a new certificate cannot be used, and the old one stays");
+        match self.apply(self.config.clone(), roles) {
+            Ok(()) => tracing::info!("certificate renewed"),
+            Err(error) => {
+                self.certificate = old;
+                let error = format_args!("{error:#}");
+                tracing::warn!(%error, "a new certificate cannot be used, and the old one stays");
+            }
         }
     }
 

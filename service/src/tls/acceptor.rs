@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -81,26 +81,26 @@ pub(crate) enum Accepted {
 impl TlsAcceptor {
     /// Shows `certificate`, and takes HTTP and perhaps another protocol.
     pub fn new(certificate: &Certificate, other: Option<OtherProtocol>) -> Result<Self, CertificateError> {
-        let config = RwLock::new(server_config(certificate, alpn(&other))?);
+        let config = RwLock::new(server_config(certificate.certified_key()?, alpn(&other))?);
         Ok(Self { shared: Arc::new(Shared { config, challenges: Mutex::default(), other }) })
     }
 
     /// From now on handshakes show this certificate.
     pub fn set_certificate(&self, certificate: &Certificate) -> Result<(), CertificateError> {
-        let config = server_config(certificate, alpn(&self.shared.other))?;
+        let config = server_config(certificate.certified_key()?, alpn(&self.shared.other))?;
         *self.shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
     /// Answers ACME's check of `domain` with this certificate (RFC 8737), until [`TlsAcceptor::remove_challenge`].
-    pub fn set_challenge(&self, domain: &str, certificate: &Certificate) -> Result<(), CertificateError> {
-        let config = server_config(certificate, vec![ALPN_ACME.to_vec()])?;
+    pub(super) fn set_challenge(&self, domain: &str, key: CertifiedKey) -> Result<(), CertificateError> {
+        let config = server_config(key, vec![ALPN_ACME.to_vec()])?;
         self.challenges().insert(domain.to_ascii_lowercase(), config);
         Ok(())
     }
 
     /// Answers it no longer.
-    pub fn remove_challenge(&self, domain: &str) {
+    pub(super) fn remove_challenge(&self, domain: &str) {
         self.challenges().remove(&domain.to_ascii_lowercase());
     }
 
@@ -152,10 +152,10 @@ fn alpn(other: &Option<OtherProtocol>) -> Vec<Vec<u8>> {
 }
 
 fn server_config(
-    certificate: &Certificate,
+    key: CertifiedKey,
     alpn_protocols: Vec<Vec<u8>>,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
-    let key = Arc::new(SingleCertAndKey::from(certificate.certified_key()?));
+    let key = Arc::new(SingleCertAndKey::from(key));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| CertificateError::Unusable(error.to_string()))?

@@ -242,7 +242,7 @@ impl Challenges<'_> {
                 return Err(AcmeError::Domain { domain, problem });
             };
             let shown = Certificate::for_challenge(&domain, challenge.key_authorization().digest().as_ref())?;
-            self.acceptor.set_challenge(&domain, &shown)?;
+            self.acceptor.set_challenge(&domain, shown)?;
             self.domains.push(domain);
             challenge.set_ready().await?;
         }

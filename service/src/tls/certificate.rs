@@ -86,13 +86,18 @@ impl Certificate {
     }
 
     /// What ACME's server is shown to see that `domain` is ours (RFC 8737, section 3).
-    pub(super) fn for_challenge(domain: &str, digest: &[u8]) -> Result<Self, CertificateError> {
+    pub(super) fn for_challenge(domain: &str, digest: &[u8]) -> Result<CertifiedKey, CertificateError> {
         let problem = |error: rcgen::Error| CertificateError::Unusable(error.to_string());
         let mut parameters = rcgen::CertificateParams::new([domain.to_owned()]).map_err(problem)?;
         parameters.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
         let key = rcgen::KeyPair::generate().map_err(problem)?;
         let made = parameters.self_signed(&key).map_err(problem)?;
-        Self::new(vec![made.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        // Whether both go together is not checked: the check refuses the extension, which is a critical one.
+        let signer = provider()
+            .key_provider
+            .load_private_key(PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+            .map_err(|error| CertificateError::Unusable(error.to_string()))?;
+        Ok(CertifiedKey::new(vec![made.der().clone()], signer))
     }
 
     /// When it is good no longer.

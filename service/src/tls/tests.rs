@@ -150,7 +150,7 @@ async fn a_challenge_is_shown_to_who_asks_for_it_and_for_its_domain_alone() {
     let server = Server::start(HttpConfig::default()).await;
     let challenge = Certificate::self_signed().unwrap();
     assert!(server.connect(&challenge, &[b"acme-tls/1"], b"").await.is_err());
-    server.acceptor.set_challenge("LOCALHOST", &challenge).unwrap();
+    server.acceptor.set_challenge("LOCALHOST", challenge.certified_key().unwrap()).unwrap();
     let stream = server.connect(&challenge, &[b"acme-tls/1"], b"").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
     assert!(server.connect(&server.certificate, &[b"http/1.1"], b"").await.is_ok());

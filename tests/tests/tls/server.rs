@@ -45,6 +45,8 @@ struct Settings {
     /// After all keys of `[turn]`.
     turn: String,
     http: String,
+    /// The port, if the certificate comes by ACME.
+    acme_port: Option<u16>,
 }
 
 impl Server {
@@ -61,7 +63,24 @@ impl Server {
     /// Who connects from loopback says whose the connection is.
     pub(crate) fn start_behind_balancer() -> Self {
         let from = "proxy_protocol_from = [\"127.0.0.0/8\"]";
-        Self::start_with(Settings { tls: String::new(), turn: from.into(), http: format!("[http]\n{from}") })
+        Self::start_with(Settings {
+            tls: String::new(),
+            turn: from.into(),
+            http: format!("[http]\n{from}"),
+            acme_port: None,
+        })
+    }
+
+    /// With a certificate by ACME, on a port that the server of that knows.
+    pub(crate) fn start_with_acme(port: u16, tls: &str) -> Self {
+        Self::start_with(Settings { tls: tls.into(), acme_port: Some(port), ..Settings::default() })
+    }
+
+    /// Ends the process and starts another with the same files.
+    pub(crate) fn restart(self) -> Self {
+        let Self { live, keypair, folder, settings } = self;
+        drop(live);
+        Self { live: run(&folder), keypair, folder, settings }
     }
 
     fn start_with(settings: Settings) -> Self {
@@ -71,9 +90,7 @@ impl Server {
         std::fs::write(path("certificate.pem"), &keypair.certificate).unwrap();
         std::fs::write(path("key.pem"), &keypair.key).unwrap();
         write_config(&folder, &settings, "bob = \"builder\"", "");
-        let mut command = Command::new(LiveServer::binary());
-        command.arg("run").arg("--config").arg(path("zynk.toml")).arg("--print-ports");
-        Self { live: LiveServer::start_command(command), keypair, folder, settings }
+        Self { live: run(&folder), keypair, folder, settings }
     }
 
     /// Writes it anew, with other users and further keys of `[turn]`.
@@ -115,9 +132,23 @@ impl Server {
     }
 }
 
+fn run(folder: &tempfile::TempDir) -> LiveServer {
+    let mut command = Command::new(LiveServer::binary());
+    command.arg("run").arg("--config").arg(folder.path().join("zynk.toml")).arg("--print-ports");
+    command.current_dir(folder.path());
+    LiveServer::start_command(command)
+}
+
 fn write_config(folder: &tempfile::TempDir, settings: &Settings, users: &str, more_turn: &str) {
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let Settings { tls, turn, http } = settings;
+    let Settings { tls, turn, http, acme_port } = settings;
+    let (port, files) = match acme_port {
+        Some(port) => (*port, String::new()),
+        None => {
+            let [certificate, key] = ["certificate.pem", "key.pem"].map(path);
+            (0, format!("certificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\""))
+        }
+    };
     let config = format!(
         r#"
         port = 0
@@ -130,9 +161,8 @@ fn write_config(folder: &tempfile::TempDir, settings: &Settings, users: &str, mo
         {http}
         [tls]
         enabled = true
-        port = 0
-        certificate_file = "{certificate}"
-        private_key_file = "{key}"
+        port = {port}
+        {files}
         {tls}
         [turn]
         domain = "localhost"
@@ -145,9 +175,7 @@ fn write_config(folder: &tempfile::TempDir, settings: &Settings, users: &str, mo
         users = {{ {users} }}
         {more_turn}
         {turn}
-        "#,
-        certificate = path("certificate.pem"),
-        key = path("key.pem"),
+        "#
     );
     std::fs::write(folder.path().join("zynk.toml"), config).unwrap();
 }
