@@ -224,6 +224,19 @@ tls_ports = [443]
     }
 
     #[test]
+    fn the_port_shared_with_https_comes_first() {
+        let config = "[tls]\nenabled = true\nport = 8443\n[turn]\ndomain = 'relay.example.org'\nudp = false\ntls_ports = [5349]";
+        let made = run_with(&format!("{CONFIG}{config}"), &["credentials", "--json"]).unwrap();
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        let uris = [
+            "turn:relay.example.org:3478?transport=tcp",
+            "turns:relay.example.org:8443?transport=tcp",
+            "turns:relay.example.org:5349?transport=tcp",
+        ];
+        assert_eq!(made["uris"], serde_json::json!(uris));
+    }
+
+    #[test]
     fn credentials_are_printed_for_people_too() {
         let text = run(&["credentials", "--user", "alice"]).unwrap();
         let heads: Vec<_> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();

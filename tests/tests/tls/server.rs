@@ -29,7 +29,7 @@ impl Keypair {
     }
 }
 
-/// `zynk run` with all roles, whose user `bob` has the password `builder`.
+/// `zynk run` with all roles, whose users are `bob`, whose password is `builder`, and `carol`, whose is `carpenter`.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) live: LiveServer,
@@ -89,7 +89,7 @@ impl Server {
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("certificate.pem"), &keypair.certificate).unwrap();
         std::fs::write(path("key.pem"), &keypair.key).unwrap();
-        write_config(&folder, &settings, "bob = \"builder\"", "");
+        write_config(&folder, &settings, "bob = \"builder\", carol = \"carpenter\"", "");
         Self { live: run(&folder), keypair, folder, settings }
     }
 
@@ -121,14 +121,6 @@ impl Server {
     /// Where TURN over UDP and TCP is.
     pub(crate) fn turn_address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.live.turn_ports()[0]).into()
-    }
-
-    /// What a command of the binary prints with the configuration.
-    pub(crate) fn command(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(LiveServer::binary());
-        let output = command.args(arguments).env("ZYNK_CONFIG", self.config_file()).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
     }
 }
 
