@@ -52,6 +52,12 @@ const paths = (page) =>
     return found;
   });
 
+/** A counter of the server's. */
+async function counter(server, name) {
+  const metrics = await (await fetch(`${server.http}/metrics`)).text();
+  return Number(metrics.match(new RegExp(`^${name} (\\d+)`, 'm'))?.[1]);
+}
+
 await program(async (using) => {
   const server = serverUnderTest();
   const served = using(await servePage());
@@ -79,4 +85,9 @@ await program(async (using) => {
       if (track.kind === 'audio' && !(track.rise > 0)) throw new Error('the audio is silent');
     }
   }
+  // Relay and media are one process: nothing between them goes through a socket.
+  const direct = await counter(server, 'zynk_turn_short_cut_datagrams_total');
+  const relayed = await counter(server, 'zynk_turn_relayed_packets_total\\{direction="to_peers"\\}');
+  console.log(`${direct} of ${relayed} relayed packets took the short cut`);
+  if (!(direct > 0 && direct >= relayed * 0.9)) throw new Error('media went from the relay to the server through sockets');
 });

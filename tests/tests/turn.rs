@@ -50,6 +50,11 @@ macro_rules! turn_conformance {
                 indications_over_udp: Udp, V4, Peer::Echo(V4), ["-s"];
                 indications_over_tcp: Tcp, V4, Peer::Echo(V4), ["-s"];
                 indications_over_tls: Tls, V4, Peer::Echo(V4), ["-s"];
+                // It draws a version for each connection, 1.0 or 1.2. 1.0, which RFC 8996 forbids, ours refuses; then it
+                // draws again.
+                channels_over_dtls: Dtls, V4, Peer::Echo(V4), [];
+                indications_over_dtls: Dtls, V4, Peer::Echo(V4), ["-s"];
+                channels_over_dtls_on_ipv6: Dtls, V6, Peer::Echo(V6), [];
                 channels_over_udp_on_ipv6: Udp, V6, Peer::Echo(V6), [];
                 channels_over_tcp_on_ipv6: Tcp, V6, Peer::Echo(V6), [];
                 channels_over_tls_on_ipv6: Tls, V6, Peer::Echo(V6), [];
@@ -167,18 +172,6 @@ macro_rules! uclient_tests {
 
 turn_conformance!(zynk, TurnUnderTest::zynk);
 turn_conformance!(coturn, TurnUnderTest::coturn);
-
-// Over DTLS, `turnutils_uclient` draws a version for each connection: 1.0, which RFC 8996 forbids and ours does not speak,
-// or 1.2.
-mod coturn_over_dtls {
-    use super::*;
-
-    uclient_tests! { TurnUnderTest::coturn;
-        channels_over_dtls: Dtls, V4, Peer::Echo(V4), [];
-        indications_over_dtls: Dtls, V4, Peer::Echo(V4), ["-s"];
-        channels_over_dtls_on_ipv6: Dtls, V6, Peer::Echo(V6), [];
-    }
-}
 
 #[test]
 fn openssl_speaks_dtls_with_the_relay() {

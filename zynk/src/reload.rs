@@ -158,6 +158,7 @@ fn effective(old: &Config, new: &Config) -> Config {
         relay_port_first: kept.relay_port_first,
         relay_port_last: kept.relay_port_last,
         workers: kept.workers,
+        hold_back_us_max: kept.hold_back_us_max,
         ..new.turn.clone()
     };
     effective
@@ -257,7 +258,8 @@ mod tests {
         let Value::Table(turn) = Value::try_from(TurnConfig::default()).unwrap() else { panic!("a table") };
         let restart =
             ["bind", "port", "udp", "tcp", "tls_ports", "dtls_ports", "workers", "domain", "relay_bind"];
-        let restart = [&restart[..], &["announce", "relay_port_first", "relay_port_last"]].concat();
+        let restart =
+            [&restart[..], &["announce", "relay_port_first", "relay_port_last", "hold_back_us_max"]].concat();
         for key in turn.keys() {
             assert_ne!(is_live(&format!("turn.{key}")), restart.contains(&key.as_str()), "{key}");
         }

@@ -19,7 +19,7 @@ use zynk_service::shutdown::Shutdown;
 use zynk_service::tls::{Certificate, OtherProtocol};
 use zynk_sfu_server::{SfuHandle, SfuHealth};
 use zynk_signaling::{Directory, OwnRelay, Relays, WebhookDispatcher};
-use zynk_turn_server::{TURN_ALPN, TlsClient, TurnHandle};
+use zynk_turn_server::{ShortCut, TURN_ALPN, TlsClient, TurnHandle};
 
 use crate::certificates;
 use crate::config::{Config, Role};
@@ -223,10 +223,15 @@ fn start_turn(
 ) -> Result<TurnHandle> {
     let check = ready.check("turn");
     let services = sfu.map(|sfu| sfu.handle.udp_addresses()).unwrap_or_default();
+    let connect = |waker| {
+        let tunnels = sfu.map(|sfu| sfu.handle.tunnels(&waker)).unwrap_or_default();
+        tunnels.into_iter().map(|(addresses, tunnel)| ShortCut { addresses, tunnel }).collect()
+    };
     let certificate = certificate.map(certificates::for_relay);
     let keys = config.key_ring();
-    let handle = zynk_turn_server::start(&config.turn, &keys, services, certificate.as_ref(), registry)
-        .context("the relay cannot start")?;
+    let handle =
+        zynk_turn_server::start(&config.turn, &keys, services, certificate.as_ref(), &connect, registry)
+            .context("the relay cannot start")?;
     let health = handle.health();
     tokio::spawn(async move {
         loop {

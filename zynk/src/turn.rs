@@ -225,7 +225,7 @@ tls_ports = [443]
 
     #[test]
     fn the_port_shared_with_https_comes_first() {
-        let config = "[tls]\nenabled = true\nport = 8443\n[turn]\ndomain = 'relay.example.org'\nudp = false\ntls_ports = [5349]";
+        let config = "[tls]\nenabled = true\nport = 8443\n[turn]\ndomain = 'relay.example.org'\nudp = false\ntls_ports = [5349]\nauth_secrets = ['north']";
         let made = run_with(&format!("{CONFIG}{config}"), &["credentials", "--json"]).unwrap();
         let made: serde_json::Value = serde_json::from_str(&made).unwrap();
         let uris = [

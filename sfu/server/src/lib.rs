@@ -29,13 +29,13 @@ mod addresses;
 mod arrival_clock;
 mod config;
 mod dispatcher;
-mod hold_back;
 mod metrics;
 mod notices;
 mod placement;
 mod relay;
 mod server;
 mod tcp;
+mod tunnels;
 mod worker;
 
 pub use config::{AudioProtection, HOLD_BACK_MS_MAX, SfuConfig, WORKERS_MAX};

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use zynk_bus::{Bus, BusError};
-use zynk_net::{BindError, SocketOptions, UdpSocket};
+use zynk_net::{BindError, HoldBack, SocketOptions, TunnelEnd, UdpSocket};
 use zynk_protocol::NodeId;
 use zynk_sfu_core::{Certificate, Shard, ShardConfig, ShardError, ShardIndex, shard_of};
 
@@ -27,12 +27,12 @@ use crate::{
     addresses::AddressMap,
     config::{AudioProtection, HOLD_BACK_MS_MAX, WORKERS_MAX},
     dispatcher::{COMMANDS_MAX, CommandSender, Dispatcher},
-    hold_back::HoldBack,
     metrics::{self, WorkerMetrics},
     notices::{self, NoticeQueue},
     placement::Budget,
     relay::{RelayDoor, RelayLinks, Relayed},
     tcp::{Acceptor, AcceptorConfig, SocketSender},
+    tunnels::{TUNNELS_MAX, TunnelSender, Tunnels},
     worker::{self, SOCKETS_MAX, Worker, WorkerParts},
 };
 
@@ -106,7 +106,16 @@ pub struct SfuHandle {
     dispatcher: tokio::task::JoinHandle<()>,
     notifiers: Vec<tokio::task::JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
+    tunnel_doors: Vec<TunnelDoor>,
     acceptor: Option<AcceptorThread>,
+}
+
+/// A worker's door for tunnels.
+#[derive(Debug)]
+struct TunnelDoor {
+    tunnels: TunnelSender,
+    waker: Arc<Waker>,
+    udp_port: u16,
 }
 
 #[derive(Debug)]
@@ -173,6 +182,19 @@ impl SfuHandle {
         self.announced.iter().flat_map(with_ports).collect()
     }
 
+    /// Makes a tunnel to every worker for a relay of this process, which `relay` wakes: the worker's addresses among
+    /// [`SfuHandle::udp_addresses`], and the relay's end. What comes through it comes from the address that it says.
+    pub fn tunnels(&self, relay: &Arc<Waker>) -> Vec<(Vec<SocketAddr>, TunnelEnd)> {
+        let tunnel = |door: &TunnelDoor| {
+            let (ours, theirs) = zynk_net::tunnel(door.waker.clone(), relay.clone());
+            // Who has as many gets there through a socket, as from anywhere.
+            door.tunnels.try_send(ours).ok()?;
+            let addresses = self.announced.iter().map(|ip| SocketAddr::new(*ip, door.udp_port)).collect();
+            Some((addresses, theirs))
+        };
+        self.tunnel_doors.iter().filter_map(tunnel).collect()
+    }
+
     /// For readiness probes.
     pub fn health(&self) -> SfuHealth {
         self.health.clone()
@@ -200,6 +222,7 @@ impl SfuHandle {
 struct WorkerDoor {
     commands: CommandSender,
     sockets: SocketSender,
+    tunnels: TunnelSender,
     thread: JoinHandle<()>,
     udp_port: u16,
 }
@@ -255,6 +278,12 @@ pub async fn start(
     }
     metrics::register(registry, workers.clone(), acceptor_stats);
 
+    let tunnel_doors = doors.iter().map(|door| TunnelDoor {
+        tunnels: door.tunnels.clone(),
+        waker: door.commands.waker.clone(),
+        udp_port: door.udp_port,
+    });
+    let tunnel_doors = tunnel_doors.collect();
     let (commands, threads): (Vec<_>, Vec<_>) =
         doors.into_iter().map(|door| (door.commands, door.thread)).unzip();
     let budget = Budget {
@@ -273,6 +302,7 @@ pub async fn start(
         dispatcher: tokio::spawn(dispatcher.run(received, shutdown)),
         notifiers,
         workers: threads,
+        tunnel_doors,
         acceptor,
     })
 }
@@ -364,6 +394,7 @@ fn start_worker(
     let metrics = Arc::new(WorkerMetrics::new(Instant::now()));
     let (command_sender, commands) = tokio::sync::mpsc::channel(COMMANDS_MAX);
     let (socket_sender, sockets) = crossbeam_channel::bounded(SOCKETS_MAX);
+    let (tunnel_sender, tunnels) = crossbeam_channel::bounded(TUNNELS_MAX);
     let parts = WorkerParts {
         poll,
         udp,
@@ -373,6 +404,7 @@ fn start_worker(
         relayed,
         relay,
         sockets,
+        tunnels: Tunnels::new(tunnels),
         notices,
         hold_back: HoldBack::new(
             Duration::from_millis(config.hold_back_ms_min),
@@ -416,6 +448,7 @@ fn start_worker(
     Ok(WorkerDoor {
         commands: CommandSender { commands: command_sender, waker: waker.clone(), metrics },
         sockets: SocketSender { sockets: socket_sender, waker },
+        tunnels: tunnel_sender,
         thread,
         udp_port,
     })

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌──────────────────────────────── one turn ───────────────────────────────┐
 //!   wait     │ poll: UDP socket, TCP connections, waker (the channels), timeout;       │
-//!            │ under load, a little longer: hold_back.rs                               │
+//!            │ under load, a little longer: HoldBack                                   │
 //!   input    │ commands ► sockets ► batches ► datagrams ► frames ► timeout   to shard  │
 //!   flush    │ shard's output ► UDP socket | TCP buffers | notices | other workers     │
 //!            └─────────────────────────────────────────────────────────────────────────┘
@@ -21,7 +21,7 @@ use std::{
 use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc;
-use zynk_net::{RecvBatch, SendBatch, UdpSocket};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, Tunnelled, UdpSocket};
 use zynk_protocol::NodeCommand;
 use zynk_sfu_core::{Input, Output, Shard, Transmit, Transport};
 
@@ -29,11 +29,11 @@ use crate::{
     addresses::AddressMap,
     arrival_clock::ArrivalClock,
     dispatcher::WorkerCommand,
-    hold_back::HoldBack,
     metrics::WorkerMetrics,
     notices::NoticeQueue,
     relay::{RelayLinks, Relayed},
     tcp::{AcceptedSocket, Connections},
+    tunnels::Tunnels,
 };
 
 /// Sockets that wait for a worker. When it is full, the acceptor closes further ones.
@@ -65,6 +65,9 @@ const NOTICE_RETRY: Duration = Duration::from_millis(5);
 
 /// Batches of other workers taken in one turn; the rest is taken in the next.
 const BATCHES_PER_TURN: usize = 64;
+
+/// Parcels taken from one tunnel in one turn.
+const PARCELS_PER_TURN: usize = 16;
 
 /// The wait while there are words for another worker that has no room for them.
 const RELAY_RETRY: Duration = Duration::from_millis(1);
@@ -126,6 +129,8 @@ pub(crate) struct WorkerParts {
     pub(crate) relayed: Receiver<Relayed>,
     pub(crate) relay: RelayLinks,
     pub(crate) sockets: Receiver<AcceptedSocket>,
+    /// Ways to relays of this process.
+    pub(crate) tunnels: Tunnels,
     pub(crate) notices: NoticeQueue,
     pub(crate) hold_back: HoldBack,
     pub(crate) metrics: Arc<WorkerMetrics>,
@@ -148,6 +153,7 @@ pub(crate) struct Worker {
     udp_waits_for_room: bool,
     commands_waiting: bool,
     batches_waiting: bool,
+    parcels_waiting: bool,
     commands_ended: bool,
     datagrams_received: u64,
     /// When the first datagram of this turn came.
@@ -175,6 +181,7 @@ impl Worker {
             udp_waits_for_room: false,
             commands_waiting: true,
             batches_waiting: true,
+            parcels_waiting: true,
             commands_ended: false,
             datagrams_received: 0,
             first_arrived: None,
@@ -216,7 +223,8 @@ impl Worker {
 
     fn timeout(&self, now: Instant) -> Duration {
         let commands = self.commands_waiting && !self.parts.notices.is_congested();
-        if self.udp_readable || commands || self.batches_waiting || self.connections.is_readable() {
+        let inputs = self.udp_readable || self.batches_waiting || self.parcels_waiting;
+        if inputs || commands || self.connections.is_readable() {
             return Duration::ZERO;
         }
         let longest = if self.parts.relay.is_waiting() {
@@ -236,6 +244,7 @@ impl Worker {
                 WAKER => {
                     self.commands_waiting = true;
                     self.batches_waiting = true;
+                    self.parcels_waiting = true;
                 }
                 _ => self.connections.on_event(event),
             }
@@ -244,6 +253,7 @@ impl Worker {
         self.adopt_sockets(now);
         self.take_batches(now);
         self.take_datagrams(now);
+        self.take_parcels(now);
         self.take_frames(now);
         if self.deadline <= now {
             self.shard.handle_input(now, Input::Timeout);
@@ -343,6 +353,29 @@ impl Worker {
         }
     }
 
+    /// Takes what clients have sent through relays of this process.
+    fn take_parcels(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.parcels_waiting) {
+            return;
+        }
+        self.parts.tunnels.adopt();
+        for tunnel in 0..self.parts.tunnels.len() {
+            for taken in 0..PARCELS_PER_TURN {
+                let Some(mut parcel) = self.parts.tunnels.recv(tunnel) else { break };
+                self.datagrams_received += parcel.len() as u64;
+                for Tunnelled { source, destination, payload } in parcel.datagrams() {
+                    self.parts.tunnels.heard(source, tunnel);
+                    let transport = Transport::Udp;
+                    let input = Input::Datagram { transport, source, destination, arrived: now, payload };
+                    self.shard.handle_input(now, input);
+                }
+                self.parts.tunnels.recycle(tunnel, parcel);
+                self.drain(now);
+                self.parcels_waiting |= taken + 1 == PARCELS_PER_TURN;
+            }
+        }
+    }
+
     fn take_frames(&mut self, now: Instant) {
         let (shard, frame) = (&mut self.shard, &mut self.frame);
         self.connections.read(now, |source, destination, payload| {
@@ -368,6 +401,7 @@ impl Worker {
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
         self.drain(now);
+        self.parts.tunnels.flush();
         self.connections.flush(now);
         // A write shows that a client has gone.
         self.report_closed(now);
@@ -394,6 +428,10 @@ impl Worker {
                     transmit.datagrams().for_each(|frame| connections.send(transmit.destination, frame));
                 }
                 Output::Transmit(Transmit { source, destination, payload, segment_bytes, .. }) => {
+                    if let Some(tunnel) = parts.tunnels.to(destination) {
+                        tunnel.push(source, destination, (payload, segment_bytes));
+                        continue;
+                    }
                     let source_ip = parts.udp_addresses.source_ip(source.ip());
                     sending.send(&mut parts.udp, destination, source_ip, (payload, segment_bytes), now);
                 }

@@ -104,7 +104,7 @@ impl TurnUnderTest {
                 port = 0
                 roles = ["turn"]
                 [log]
-                level = "debug"
+                level = "info"
                 [turn]
                 bind = ["127.0.0.1", "::1"]
                 port = {plain}
@@ -200,6 +200,18 @@ impl TurnUnderTest {
     /// A port at which the test may let a peer listen; the next one is free as well.
     pub(crate) fn peer_port(&self) -> u16 {
         self.ports.plain + 8
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
     }
 
     /// What it wrote.

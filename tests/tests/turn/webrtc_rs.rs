@@ -1,7 +1,8 @@
-//! The TURN client of webrtc-rs, `rtc-turn`. It is sans-IO; this drives it over UDP.
+//! The TURN client of webrtc-rs, `rtc-turn`. It is sans-IO; this drives it over UDP, and over TCP.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -17,23 +18,33 @@ const WAIT: Duration = Duration::from_millis(20);
 const MESSAGES: usize = 50;
 
 /// A client, its socket, and a peer that it talks to.
-struct Call {
+pub(crate) struct Call {
     client: Client,
-    socket: UdpSocket,
-    peer: UdpSocket,
+    way: Way,
+    server: SocketAddr,
+    pub(crate) peer: UdpSocket,
     /// When it has to be over.
     deadline: Instant,
     channel_data_sent: usize,
+    /// What the header of ChannelData that it sent last began with.
+    channel: [u8; 2],
+}
+
+/// A client's way to the server.
+pub(crate) enum Way {
+    Udp(UdpSocket),
+    /// With what came and is no whole message yet.
+    Tcp(TcpStream, Vec<u8>),
 }
 
 /// Allocates, permits a peer, and sends to and fro: by indications until the channel is bound, by the channel then.
 /// `family` is that of the way to the server. The client asks for no family of relayed addresses, so it gets IPv4.
 pub(crate) fn relay(turn: &TurnUnderTest, family: Family) {
-    let mut call = Call::new(turn, family);
+    let mut call = Call::new(turn, Transport::Udp, family);
     let peer = call.peer.local_addr().unwrap();
     let relayed = call.allocate();
     assert_eq!(relayed.ip(), Family::V4.loopback());
-    assert_ne!(relayed, call.socket.local_addr().unwrap());
+    assert_ne!(relayed, call.way.local_addr());
 
     // Permissions are for addresses, whatever the port (RFC 8656 section 9): nothing of this one's ever comes through.
     let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
@@ -72,23 +83,57 @@ pub(crate) fn relay(turn: &TurnUnderTest, family: Family) {
 }
 
 impl Call {
-    fn new(turn: &TurnUnderTest, family: Family) -> Self {
-        let [socket, peer] =
-            [family, Family::V4].map(|family| UdpSocket::bind((family.loopback(), 0)).unwrap());
-        socket.set_read_timeout(Some(WAIT)).unwrap();
+    /// A client that exchanges data with its peer over a channel: what it sends and receives from now on is up to the
+    /// caller. Its relayed address, and the header of ChannelData without the length.
+    pub(crate) fn open(turn: &TurnUnderTest, transport: Transport) -> (Self, SocketAddr, [u8; 2]) {
+        let mut call = Self::new(turn, transport, Family::V4);
+        let peer = call.peer.local_addr().unwrap();
+        let relayed = call.allocate();
+        call.permit(relayed, peer);
+        while call.channel_data_sent == 0 {
+            call.client.relay(relayed).unwrap().send_to(Instant::now(), b"hello", peer).unwrap();
+            call.received_by_peer();
+        }
+        let channel = call.channel;
+        (call, relayed, channel)
+    }
+
+    fn new(turn: &TurnUnderTest, transport: Transport, family: Family) -> Self {
+        let peer = UdpSocket::bind((Family::V4.loopback(), 0)).unwrap();
         peer.set_read_timeout(Some(WAIT)).unwrap();
-        let server = turn.address(Transport::Udp, family).to_string();
+        let address = turn.address(transport, family);
+        let (way, transport_protocol) = match transport {
+            Transport::Tcp => {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(WAIT)).unwrap();
+                (Way::Tcp(stream, Vec::new()), TransportProtocol::TCP)
+            }
+            _ => {
+                let socket = UdpSocket::bind((family.loopback(), 0)).unwrap();
+                socket.set_read_timeout(Some(WAIT)).unwrap();
+                (Way::Udp(socket), TransportProtocol::UDP)
+            }
+        };
+        let server = address.to_string();
         let config = ClientConfig {
             stun_serv_addr: server.clone(),
             turn_serv_addr: server,
-            local_addr: socket.local_addr().unwrap(),
-            transport_protocol: TransportProtocol::UDP,
+            local_addr: way.local_addr(),
+            transport_protocol,
             username: turn.user().to_owned(),
             password: turn.password().to_owned(),
             ..ClientConfig::default()
         };
         let client = Client::new(config, rtc::crypto::default_provider().unwrap()).unwrap();
-        Self { client, socket, peer, deadline: Instant::now() + LIMIT, channel_data_sent: 0 }
+        Self {
+            client,
+            way,
+            server: address,
+            peer,
+            deadline: Instant::now() + LIMIT,
+            channel_data_sent: 0,
+            channel: [0; 2],
+        }
     }
 
     fn allocate(&mut self) -> SocketAddr {
@@ -138,23 +183,98 @@ impl Call {
         assert!(Instant::now() < self.deadline, "not done in time");
         while let Some(transmit) = self.client.poll_write() {
             // RFC 8656 section 12: channel numbers are 0x4000 to 0x4fff.
-            self.channel_data_sent += usize::from(transmit.message[0] >> 4 == 4);
-            self.socket.send_to(&transmit.message, transmit.transport.peer_addr).unwrap();
+            if transmit.message[0] >> 4 == 4 {
+                self.channel_data_sent += 1;
+                self.channel = [transmit.message[0], transmit.message[1]];
+            }
+            self.way.send(&transmit.message, transmit.transport.peer_addr);
         }
-        let mut buffer = [0; 2048];
-        let received = self.socket.recv_from(&mut buffer);
+        let received = self.way.receive();
         let now = Instant::now();
-        if let Ok((length, peer_addr)) = &received {
+        if let Some((message, peer_addr)) = &received {
+            let transport_protocol = match self.way {
+                Way::Udp(_) => TransportProtocol::UDP,
+                Way::Tcp(..) => TransportProtocol::TCP,
+            };
             let transport = TransportContext {
-                local_addr: self.socket.local_addr().unwrap(),
+                local_addr: self.way.local_addr(),
                 peer_addr: *peer_addr,
-                transport_protocol: TransportProtocol::UDP,
+                transport_protocol,
                 ecn: None,
             };
-            let message = BytesMut::from(&buffer[..*length]);
+            let message = BytesMut::from(&message[..]);
             self.client.handle_read(TransportMessage { now, transport, message }).unwrap();
         }
         self.client.handle_timeout(now).unwrap();
-        received.is_ok()
+        received.is_some()
+    }
+
+    /// The next message of ChannelData without the client's help: its data. None if none comes in time.
+    pub(crate) fn receive(&mut self, channel: [u8; 2]) -> Option<Vec<u8>> {
+        let (message, _) = self.way.receive()?;
+        assert!(message.starts_with(&channel), "no message of the channel: {:?}", message.get(..4));
+        let length = usize::from(u16::from_be_bytes([message[2], message[3]]));
+        Some(message[4..4 + length].to_vec())
+    }
+
+    /// The same, without waiting. Over UDP alone.
+    pub(crate) fn receive_at_once(&mut self, channel: [u8; 2]) -> Option<Vec<u8>> {
+        let Way::Udp(socket) = &self.way else { panic!("a stream is read by receive()") };
+        socket.set_nonblocking(true).unwrap();
+        self.receive(channel)
+    }
+
+    /// Sends data to the peer without the client's help.
+    pub(crate) fn send(&mut self, channel: [u8; 2], data: &[u8]) {
+        let length = u16::try_from(data.len()).unwrap().to_be_bytes();
+        let mut message = [&channel[..], &length, data].concat();
+        if matches!(self.way, Way::Tcp(..)) {
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        self.way.send(&message, self.server);
+    }
+}
+
+impl Way {
+    fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Tcp(stream, _) => stream.local_addr(),
+        }
+        .unwrap()
+    }
+
+    fn send(&mut self, message: &[u8], server: SocketAddr) {
+        match self {
+            Self::Udp(socket) => _ = socket.send_to(message, server).unwrap(),
+            Self::Tcp(stream, _) => stream.write_all(message).unwrap(),
+        }
+    }
+
+    /// The next message, if one comes in time.
+    fn receive(&mut self) -> Option<(Vec<u8>, SocketAddr)> {
+        let mut buffer = [0; 2048];
+        match self {
+            Self::Udp(socket) => {
+                let (length, source) = socket.recv_from(&mut buffer).ok()?;
+                Some((buffer[..length].to_vec(), source))
+            }
+            Self::Tcp(stream, waiting) => {
+                let length = loop {
+                    // RFC 8656 section 12.5, RFC 8489 section 5: both have their length in bytes 2 and 3.
+                    if let [first, _, high, low, ..] = waiting[..] {
+                        let length = usize::from(u16::from_be_bytes([high, low]));
+                        let whole =
+                            if first >> 6 == 1 { 4 + length.next_multiple_of(4) } else { 20 + length };
+                        if waiting.len() >= whole {
+                            break whole;
+                        }
+                    }
+                    let length = stream.read(&mut buffer).ok().filter(|length| *length > 0)?;
+                    waiting.extend_from_slice(&buffer[..length]);
+                };
+                Some((waiting.drain(..length).collect(), stream.peer_addr().unwrap()))
+            }
+        }
     }
 }

@@ -65,6 +65,8 @@ pub struct Quotas {
     pub user_rate: Rate,
     /// Answers in a second that one address gets which has not proven who it is; what is over it is not answered.
     pub unauthenticated_answers: Option<u32>,
+    /// The same for all such addresses together. While there are more, who is answered is chance; clients ask again.
+    pub all_unauthenticated_answers: Option<u32>,
 }
 
 /// How much may be relayed in a second. None means any amount.

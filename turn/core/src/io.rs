@@ -155,6 +155,8 @@ pub enum Output<'a> {
     ToPeer {
         /// From where.
         relay: RelayKey,
+        /// The address that the client has there, as peers know it.
+        relayed: SocketAddr,
         /// Whom.
         peer: SocketAddr,
         /// Datagrams one after the other.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::config::Rate;
+use crate::config::{Quotas, Rate};
 
 /// Tokens that come at a steady rate; at most a second's worth is kept.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +93,8 @@ const BURST_S: u32 = 10;
 pub(crate) struct Throttle {
     /// Answers in a second for one address.
     per_second: Option<u32>,
+    /// Answers for all addresses together.
+    all: Option<TokenBucket>,
     /// `SETS` × `WAYS` entries; made when the first is needed.
     entries: Vec<Entry>,
     hash_key: u64,
@@ -110,21 +112,38 @@ struct Entry {
 }
 
 impl Throttle {
-    pub(crate) fn new(per_second: Option<u32>, hash_key: u64, now: Instant) -> Self {
+    pub(crate) fn new(limits: &Quotas, hash_key: u64, now: Instant) -> Self {
         Self {
-            per_second: per_second.map(|rate| rate.clamp(1, 100_000)),
+            per_second: limits.unauthenticated_answers.map(|rate| rate.clamp(1, 100_000)),
+            all: limits.all_unauthenticated_answers.map(|rate| TokenBucket::new(rate.into(), now)),
             entries: Vec::new(),
             hash_key,
             begin: now,
         }
     }
 
-    pub(crate) fn set_rate(&mut self, per_second: Option<u32>) {
-        self.per_second = per_second.map(|rate| rate.clamp(1, 100_000));
+    pub(crate) fn set_limits(&mut self, limits: &Quotas, now: Instant) {
+        self.per_second = limits.unauthenticated_answers.map(|rate| rate.clamp(1, 100_000));
+        self.all = limits.all_unauthenticated_answers.map(|rate| TokenBucket::new(rate.into(), now));
     }
 
     /// Whether an address may have an answer; if so, it is counted.
     pub(crate) fn take(&mut self, client: SocketAddr, now: Instant) -> bool {
+        if let Some(all) = &mut self.all {
+            all.fill(now);
+            // Under a flood this is all that a request costs.
+            if all.tokens < 1.0 {
+                return false;
+            }
+        }
+        let may = self.take_of_address(client, now);
+        if may && let Some(all) = &mut self.all {
+            all.tokens -= 1.0;
+        }
+        may
+    }
+
+    fn take_of_address(&mut self, client: SocketAddr, now: Instant) -> bool {
         let Some(per_second) = self.per_second else { return true };
         if self.entries.is_empty() {
             self.entries = vec![Entry::default(); SETS * WAYS];
@@ -204,10 +223,34 @@ mod tests {
         assert!(Budget::new(Rate::default(), now).take(usize::MAX, now));
     }
 
+    fn throttle(each: u32, all: Option<u32>, now: Instant) -> Throttle {
+        let limits = Quotas {
+            unauthenticated_answers: Some(each),
+            all_unauthenticated_answers: all,
+            ..Quotas::default()
+        };
+        Throttle::new(&limits, 7, now)
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_rate() {
+        let mut now = start();
+        let mut throttle = throttle(10, Some(1000), now);
+        let client = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(n), 1));
+        assert_eq!((0..200).filter(|_| throttle.take(client(1), now)).count(), 100);
+        assert_eq!(
+            (2..5000).filter(|n| throttle.take(client(*n), now)).count(),
+            900,
+            "refusals cost nothing"
+        );
+        now += Duration::from_millis(500);
+        assert_eq!((2..5000).filter(|n| throttle.take(client(*n), now)).count(), 500);
+    }
+
     #[test]
     fn an_address_has_its_rate_and_the_table_does_not_grow() {
         let mut now = start();
-        let mut throttle = Throttle::new(Some(10), 7, now);
+        let mut throttle = throttle(10, None, now);
         let client = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(n), 1));
         assert_eq!((0..200).filter(|_| throttle.take(client(1), now)).count(), 100, "the burst");
         now += Duration::from_secs(1);
@@ -221,7 +264,7 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let now = start();
-        let mut throttle = Throttle::new(Some(1), 7, now);
+        let mut throttle = throttle(1, None, now);
         let client = |n: u16| SocketAddr::from(([0x2606, 1, 2, 3, n, n, n, n], 1));
         assert_eq!((0..50).filter(|n| throttle.take(client(*n), now)).count(), 10);
     }

@@ -146,11 +146,7 @@ impl TurnServer {
         let ports = [ports(), ports()];
         Self {
             nonces: Nonces::new(&config.nonce_key, config.nonce_life.as_secs()),
-            throttle: Throttle::new(
-                config.quotas.unauthenticated_answers,
-                rand::Rng::next_u64(&mut random),
-                now,
-            ),
+            throttle: Throttle::new(&config.quotas, rand::Rng::next_u64(&mut random), now),
             random,
             clock: (now, time_of_day),
             latest: now,
@@ -222,12 +218,22 @@ impl TurnServer {
                 Route::Client { five_tuple, is_control } => {
                     Output::ToClient { five_tuple, payload, segment_bytes: run.segment_bytes, is_control }
                 }
-                Route::Peer { relay, peer, dont_fragment } => {
-                    Output::ToPeer { relay, peer, payload, segment_bytes: run.segment_bytes, dont_fragment }
-                }
+                Route::Peer { relay, peer, dont_fragment } => Output::ToPeer {
+                    relay,
+                    relayed: self.relays.get(relay.0 as usize).map_or(peer, |relay| relay.announced),
+                    peer,
+                    payload,
+                    segment_bytes: run.segment_bytes,
+                    dont_fragment,
+                },
             },
             None => Output::Timeout(deadline),
         }
+    }
+
+    /// The open relay that peers know by this address.
+    pub fn relay_at(&self, relayed: SocketAddr) -> Option<RelayKey> {
+        self.announced.get(&relayed).copied()
     }
 
     /// What happened so far.
@@ -301,7 +307,7 @@ impl TurnServer {
     }
 
     fn configure(&mut self, now: Instant, config: ServerConfig) {
-        self.throttle.set_rate(config.quotas.unauthenticated_answers);
+        self.throttle.set_limits(&config.quotas, now);
         self.nonces = Nonces::new(&config.nonce_key, config.nonce_life.as_secs());
         self.budget = Budget::new(config.quotas.rate, now);
         for (_, user) in &mut self.users {

@@ -67,11 +67,11 @@ struct Signals {
 }
 
 /// A way to a worker that wakes up by `waker`; its commands, and the connections that others hand over to it.
-pub(crate) fn door(waker: Waker) -> (WorkerDoor, Commands, Receiver<TlsClient>) {
+pub(crate) fn door(waker: Arc<Waker>) -> (WorkerDoor, Commands, Receiver<TlsClient>) {
     let (commands, received) = crossbeam_channel::bounded(COMMANDS_MAX);
     let (handed_over, taken) = crossbeam_channel::bounded(HANDED_OVER_MAX);
     let signals = Arc::new(Signals::default());
-    let door = WorkerDoor { commands, handed_over, signals: Arc::clone(&signals), waker: Arc::new(waker) };
+    let door = WorkerDoor { commands, handed_over, signals: Arc::clone(&signals), waker };
     (door, Commands { received, signals }, taken)
 }
 
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_full_queue_keeps_nobody_from_stopping() {
         let poll = mio::Poll::new().unwrap();
-        let (door, commands, _taken) = door(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (door, commands, _taken) = door(Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
         let kick = || WorkerCommand::Kick(AllocationId(7));
         (0..COMMANDS_MAX).for_each(|_| door.send(kick()).unwrap());
         assert!(matches!(door.send(kick()), Err(TurnError::Busy)));

@@ -18,6 +18,9 @@ use crate::{TurnAddresses, TurnError};
 /// Most workers of one relay.
 pub const WORKERS_MAX: u8 = 64;
 
+/// Longest time that datagrams may wait, in microseconds.
+const HOLD_BACK_US_MAX: u64 = 10_000;
+
 /// Longest realm, in bytes (RFC 8489, section 14.9, has 128 characters).
 const REALM_BYTES_MAX: usize = 127;
 
@@ -58,6 +61,9 @@ pub struct TurnConfig {
     /// Worker threads. With more than one, TCP connections are not relayed (RFC 6062), clients cannot move to other
     /// addresses (RFC 8016), and quotas hold for each worker.
     pub workers: u8,
+    /// How long datagrams may wait at a worker that is busy for 70 % of its time or more, so that more of them leave at
+    /// once, in microseconds. One that is busy for less than 30 % lets none wait. 0 to 10,000.
+    pub hold_back_us_max: u64,
     /// The realm of credentials. Short is good: it is in answers to addresses that may be forged.
     pub realm: String,
     /// Secrets of whoever makes credentials for this relay; those of coturn's `static-auth-secret` are good too. Empty
@@ -111,6 +117,9 @@ pub struct TurnLimits {
     /// Answers in a second to one address that has not proven who it is, over UDP; ten seconds' worth may come at once.
     /// What is over it is not answered: an answer is longer than a request, and the request's source may be forged.
     pub unauthenticated_answers_per_s_max: u32,
+    /// Such answers in a second to all addresses together: a flood from very many addresses must not keep the relay busy
+    /// with answers. Clients that get none ask again.
+    pub all_unauthenticated_answers_per_s_max: u32,
     /// TCP, TLS and DTLS connections of clients at a time. At least 1.
     pub connections_max: usize,
     /// Such connections from one IPv4 address or IPv6 /64 network. At least 1.
@@ -134,6 +143,7 @@ impl Default for TurnConfig {
             relay_port_first: 49_152,
             relay_port_last: 65_535,
             workers: 1,
+            hold_back_us_max: 1000,
             realm: "zynk".into(),
             auth_secrets: Vec::new(),
             users: BTreeMap::new(),
@@ -159,6 +169,7 @@ impl Default for TurnLimits {
             packets_per_s_max: 0,
             user_packets_per_s_max: 0,
             unauthenticated_answers_per_s_max: 50,
+            all_unauthenticated_answers_per_s_max: 20_000,
             connections_max: 10_000,
             connections_per_source_max: 500,
         }
@@ -180,6 +191,9 @@ impl TurnConfig {
             }
             () if !self.udp && !self.tcp && self.tls_ports.is_empty() && self.dtls_ports.is_empty() => {
                 invalid("udp", "clients have no way in: UDP, TCP, TLS and DTLS are all off")
+            }
+            () if self.hold_back_us_max > HOLD_BACK_US_MAX => {
+                invalid("hold_back_us_max", &format!("must be at most {HOLD_BACK_US_MAX}"))
             }
             () if self.port == 0 && self.workers > 1 => {
                 invalid("port", "several workers need a port, not any free one")
@@ -331,6 +345,7 @@ impl TurnConfig {
                 rate: rate(limits.kbps_max, limits.packets_per_s_max),
                 user_rate: rate(limits.user_kbps_max, limits.user_packets_per_s_max),
                 unauthenticated_answers: some_u32(limits.unauthenticated_answers_per_s_max),
+                all_unauthenticated_answers: some_u32(limits.all_unauthenticated_answers_per_s_max),
             },
             alternate_servers: self.alternate_servers.clone(),
             tcp_relays: self.workers == 1,

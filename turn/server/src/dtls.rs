@@ -144,6 +144,10 @@ impl DtlsClients {
     ) -> bool {
         let Some(certificate) = self.certificate.clone() else { return false };
         let Some(hello) = Hello::parse(datagram) else { return false };
+        if let Some(refusal) = hello.refusal() {
+            send(five_tuple, &refusal);
+            return false;
+        }
         let Some(proof) = self.cookies.check(&hello, five_tuple.client, now) else {
             send(five_tuple, &self.cookies.answer(&hello, five_tuple.client, now));
             return false;

@@ -37,6 +37,8 @@ enum Value {
     WithoutPermission,
     OverQuota,
     DatagramsSent,
+    DatagramsShortCut,
+    ShortCutDropped,
     SendCalls,
     SendsDropped,
     Streams,
@@ -96,7 +98,15 @@ impl WorkerMetrics {
         }
     }
 
-    pub(crate) fn publish(&self, server: &ServerStats, sent: &SendStats, streams: &StreamStats, dtls: usize) {
+    /// `short_cuts` are datagrams that services of this process were given, and those that they did not take.
+    pub(crate) fn publish(
+        &self,
+        server: &ServerStats,
+        sent: &SendStats,
+        short_cuts: (u64, u64),
+        streams: &StreamStats,
+        dtls: usize,
+    ) {
         let figures = [
             (Value::Allocations, server.allocations),
             (Value::Users, server.users),
@@ -113,6 +123,8 @@ impl WorkerMetrics {
             (Value::WithoutPermission, server.without_permission),
             (Value::OverQuota, server.over_quota),
             (Value::DatagramsSent, sent.datagrams_sent),
+            (Value::DatagramsShortCut, short_cuts.0),
+            (Value::ShortCutDropped, short_cuts.1),
             (Value::SendCalls, sent.sends),
             (Value::SendsDropped, sent.dropped()),
             (Value::Streams, streams.streams),
@@ -198,10 +210,17 @@ const FAMILIES: &[Family] = &[
             ("no_permission", Value::WithoutPermission),
             ("over_quota", Value::OverQuota),
             ("send", Value::SendsDropped),
+            ("short_cut", Value::ShortCutDropped),
             ("slow_stream", Value::StreamsDropped),
         ],
     ),
     counter("zynk_turn_datagrams_sent", "UDP datagrams that were sent", "", &[("", Value::DatagramsSent)]),
+    counter(
+        "zynk_turn_short_cut_datagrams",
+        "Datagrams that went to the media of this process without a socket",
+        "",
+        &[("", Value::DatagramsShortCut)],
+    ),
     counter("zynk_turn_send_calls", "System calls that sent UDP datagrams", "", &[("", Value::SendCalls)]),
     counter(
         "zynk_turn_connections_ended",

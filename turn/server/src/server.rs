@@ -20,10 +20,11 @@ use crate::config::TurnConfig;
 use crate::dtls::DtlsClients;
 use crate::handover::TlsDoor;
 use crate::metrics::{self, WorkerMetrics};
+use crate::short_cuts::{ConnectServices, ShortCuts};
 use crate::streams::Streams;
 use crate::tls::{self, Certificate, TurnCertificate};
 use crate::tokens::{self, Kind};
-use crate::worker::{ClientSocket, Worker};
+use crate::worker::{ClientSocket, Worker, WorkerParts};
 
 /// Ports that are tried when any free one will do.
 const FREE_PORT_TRIES: usize = 32;
@@ -234,13 +235,14 @@ impl TurnHandle {
 }
 
 /// Starts the relay: binds its sockets and starts its threads. `services` are addresses of this machine that clients may
-/// reach through it: the media ports of our own SFU. `certificate` is shown if the configuration names none; without
-/// either, one is made that nobody trusts.
+/// reach through it: the media ports of our own SFU. `connect` makes the short cuts there for each worker. `certificate`
+/// is shown if the configuration names none; without either, one is made that nobody trusts.
 pub fn start(
     config: &TurnConfig,
     keys: &KeyRing,
     services: Vec<SocketAddr>,
     certificate: Option<&TurnCertificate>,
+    connect: &ConnectServices<'_>,
     registry: &mut Registry,
 ) -> Result<TurnHandle, TurnError> {
     config.check()?;
@@ -258,8 +260,9 @@ pub fn start(
     for index in 0..config.workers {
         let metrics = Arc::new(WorkerMetrics::new());
         let poll = Poll::new().map_err(TurnError::Thread)?;
-        let waker = Waker::new(poll.registry(), tokens::token(Kind::Waker, 0)).map_err(TurnError::Thread)?;
-        let (door, commands, handed_over) = commands::door(waker);
+        let waker =
+            Arc::new(Waker::new(poll.registry(), tokens::token(Kind::Waker, 0)).map_err(TurnError::Thread)?);
+        let (door, commands, handed_over) = commands::door(waker.clone());
         let server = config.server(credentials.clone(), &services, nonce_key, index);
         let server = TurnServer::new(server, rand::random(), Instant::now(), SystemTime::now());
         let sockets = bind_sockets(config, &mut addresses)?;
@@ -269,8 +272,18 @@ pub fn start(
             DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max, Instant::now())
                 .map_err(|error| TurnError::Dtls(error.to_string()))?;
         dtls.set_limits(config.limits.connections_max, config.limits.connections_per_source_max);
-        let worker = Worker::new(server, poll, commands, sockets, streams, dtls, metrics.clone())
-            .map_err(TurnError::Thread)?;
+        let worker = Worker::new(WorkerParts {
+            server,
+            poll,
+            commands,
+            sockets,
+            streams,
+            dtls,
+            short_cuts: ShortCuts::new(connect(waker)),
+            hold_back_max: Duration::from_micros(config.hold_back_us_max),
+            metrics: metrics.clone(),
+        })
+        .map_err(TurnError::Thread)?;
         let thread_metrics = metrics.clone();
         let thread = thread::Builder::new().name(format!("turn-{index}")).spawn(move || {
             // Also when the loop panics: then the probe must fail.

@@ -8,10 +8,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::{Events, Interest, Poll};
-use zynk_net::{RecvBatch, SendBatch, UdpSocket};
+use mio::{Events, Interest, Poll, Token};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, Tunnelled, UdpSocket};
 use zynk_turn_core::{
     EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey, Transport, TurnServer,
 };
@@ -21,17 +22,24 @@ use crate::dtls::DtlsClients;
 use crate::metrics::WorkerMetrics;
 use crate::refusals::RefusalLog;
 use crate::relays::{RelaySocket, Relays};
+use crate::short_cuts::ShortCuts;
 use crate::streams::{PeerRoute, StreamEvent, Streams, accept};
 use crate::tokens::{self, Kind};
 
 /// The longest wait: metrics and timeouts of streams go on even if nothing comes.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
+/// Datagrams handed to the core before its output is taken, though more wait: what goes one way meanwhile leaves together.
+const DATAGRAMS_PER_DRAIN: usize = 256;
+
 /// Trains of datagrams taken from one socket of clients in one turn.
 const BATCHES_PER_TURN: usize = 16;
 
 /// Batches taken from one relay in one turn.
 const RELAY_BATCHES_PER_TURN: usize = 4;
+
+/// Parcels taken from one service of this process in one turn.
+const PARCELS_PER_TURN: usize = 16;
 
 /// Connections taken from one relay in one turn.
 const PEERS_PER_TURN: usize = 16;
@@ -74,16 +82,33 @@ impl ClientSocket {
     }
 }
 
-/// The loop and everything it owns.
-pub(crate) struct Worker {
+/// What a worker is made of.
+pub(crate) struct WorkerParts {
     pub(crate) server: TurnServer,
+    /// With the waker and all listeners registered.
     pub(crate) poll: Poll,
     pub(crate) commands: Commands,
     pub(crate) sockets: Vec<ClientSocket>,
     pub(crate) streams: Streams,
     pub(crate) dtls: DtlsClients,
-    pub(crate) relays: Relays,
+    pub(crate) short_cuts: ShortCuts,
+    /// The longest that datagrams wait under load.
+    pub(crate) hold_back_max: Duration,
     pub(crate) metrics: Arc<WorkerMetrics>,
+}
+
+/// The loop and everything it owns.
+pub(crate) struct Worker {
+    server: TurnServer,
+    poll: Poll,
+    commands: Commands,
+    sockets: Vec<ClientSocket>,
+    streams: Streams,
+    dtls: DtlsClients,
+    relays: Relays,
+    short_cuts: ShortCuts,
+    metrics: Arc<WorkerMetrics>,
+    hold_back: HoldBack,
     received: RecvBatch,
     from_peers: RecvBatch,
     deadline: Instant,
@@ -91,19 +116,23 @@ pub(crate) struct Worker {
     next_accepted: u32,
     commands_ended: bool,
     commands_waiting: bool,
+    parcels_waiting: bool,
     refusals: RefusalLog,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        server: TurnServer,
-        poll: Poll,
-        commands: Commands,
-        mut sockets: Vec<ClientSocket>,
-        streams: Streams,
-        dtls: DtlsClients,
-        metrics: Arc<WorkerMetrics>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(parts: WorkerParts) -> io::Result<Self> {
+        let WorkerParts {
+            server,
+            poll,
+            commands,
+            mut sockets,
+            streams,
+            dtls,
+            short_cuts,
+            hold_back_max,
+            metrics,
+        } = parts;
         for (index, socket) in sockets.iter_mut().enumerate() {
             let token = tokens::token(Kind::Socket, index);
             poll.registry().register(&mut socket.socket, token, Interest::READABLE)?;
@@ -117,7 +146,9 @@ impl Worker {
             streams,
             dtls,
             relays: Relays::default(),
+            short_cuts,
             metrics,
+            hold_back: HoldBack::new(Duration::ZERO, hold_back_max, now),
             received: RecvBatch::new(),
             from_peers: RecvBatch::with_trains(RELAY_TRAINS),
             deadline: now,
@@ -125,6 +156,7 @@ impl Worker {
             next_accepted: 0,
             commands_ended: false,
             commands_waiting: true,
+            parcels_waiting: true,
             refusals: RefusalLog::default(),
         })
     }
@@ -133,24 +165,38 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         while !self.commands_ended {
-            match self.poll.poll(&mut events, Some(self.timeout())) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
+            self.wait(&mut events)?;
             let now = Instant::now();
             self.note(&events);
             self.take_commands(now);
             self.take_datagrams(now);
             self.take_streams(now);
             self.take_peers(now);
+            self.take_parcels(now);
             self.keep_time(now);
             self.flush(now)?;
+            let ended = Instant::now();
+            self.hold_back.on_turn(ended, ended.saturating_duration_since(now));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let held = self.hold_back.held();
+        if !timeout.is_zero() && !held.is_zero() && datagrams_came(events) {
+            thread::sleep(held);
         }
         Ok(())
     }
 
     fn timeout(&self) -> Duration {
         let is_waiting = self.commands_waiting
+            || self.parcels_waiting
             || self.sockets.iter().any(|socket| socket.is_readable)
             || self.streams.is_waiting()
             || self.relays.is_waiting();
@@ -166,7 +212,10 @@ impl Worker {
     fn note(&mut self, events: &Events) {
         for event in events {
             match tokens::split(event.token()) {
-                Some((Kind::Waker, _)) => self.commands_waiting = true,
+                Some((Kind::Waker, _)) => {
+                    self.commands_waiting = true;
+                    self.parcels_waiting = true;
+                }
                 Some((Kind::Socket, index)) => {
                     if let Some(socket) = self.sockets.get_mut(index) {
                         socket.is_readable |= event.is_readable() || event.is_error();
@@ -219,13 +268,15 @@ impl Worker {
 
     fn take_datagrams(&mut self, now: Instant) {
         for at in 0..self.sockets.len() {
+            let mut undrained = 0;
             for _ in 0..BATCHES_PER_TURN {
                 let Some(socket) = self.sockets.get_mut(at).filter(|socket| socket.is_readable) else {
                     break;
                 };
                 // What comes after a batch that was not full, or an error, is reported anew.
-                socket.is_readable =
-                    self.received.recv(&socket.socket).is_ok() && !self.received.is_drained();
+                let received = self.received.recv(&socket.socket);
+                socket.is_readable = received.is_ok() && !self.received.is_drained();
+                undrained += received.unwrap_or(0);
                 let is_last = !socket.is_readable;
                 let (transport, bound) = (socket.transport, socket.socket.local_addr());
                 for datagram in self.received.datagrams() {
@@ -246,11 +297,15 @@ impl Worker {
                         |five_tuple, payload| server.handle_input(now, Input::Client { five_tuple, payload }),
                     );
                 }
-                self.drain(now);
                 if is_last {
                     break;
                 }
+                if undrained >= DATAGRAMS_PER_DRAIN {
+                    undrained = 0;
+                    self.drain(now);
+                }
             }
+            self.drain(now);
         }
         while let Some(five_tuple) = self.dtls.next_closed() {
             self.server.handle_input(now, Input::ClientClosed { five_tuple });
@@ -322,6 +377,24 @@ impl Worker {
         self.relays.recycle(keys);
     }
 
+    /// Takes what services of this process have sent.
+    fn take_parcels(&mut self, now: Instant) {
+        self.parcels_waiting = false;
+        for index in 0..self.short_cuts.len() {
+            for taken in 0..PARCELS_PER_TURN {
+                let Some(mut parcel) = self.short_cuts.recv(index) else { break };
+                for Tunnelled { source, destination, payload } in parcel.datagrams() {
+                    if let Some(relay) = self.server.relay_at(destination) {
+                        self.server.handle_input(now, Input::Peer { relay, peer: source, payload });
+                    }
+                }
+                self.short_cuts.recycle(index, parcel);
+                self.drain(now);
+                self.parcels_waiting |= taken + 1 == PARCELS_PER_TURN;
+            }
+        }
+    }
+
     /// Takes connections that peers made.
     fn adopt_peers(&mut self, accepted: &mut Vec<(RelayKey, mio::net::TcpStream, SocketAddr)>, now: Instant) {
         for (relay, socket, peer) in accepted.drain(..) {
@@ -364,7 +437,8 @@ impl Worker {
             sent.sends += stats.sends;
             sent.dropped_full += stats.dropped();
         }
-        self.metrics.publish(&self.server.stats(), &sent, &self.streams.stats(), self.dtls.len());
+        let short_cuts = self.short_cuts.stats();
+        self.metrics.publish(&self.server.stats(), &sent, short_cuts, &self.streams.stats(), self.dtls.len());
     }
 
     /// Takes all that the core has to say.
@@ -390,8 +464,12 @@ impl Worker {
                     }
                     continue;
                 }
-                Output::ToPeer { relay, peer, payload, segment_bytes, dont_fragment } => {
+                Output::ToPeer { relay, relayed, peer, payload, segment_bytes, dont_fragment } => {
                     let run = (payload, segment_bytes);
+                    if let Some(tunnel) = self.short_cuts.to(peer) {
+                        tunnel.push(relayed, peer, run);
+                        continue;
+                    }
                     self.relays.send(self.poll.registry(), relay, peer, run, dont_fragment, now);
                     continue;
                 }
@@ -476,6 +554,7 @@ impl Worker {
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
         self.streams.flush(now);
+        self.short_cuts.flush();
         self.relays.flush(self.poll.registry(), now);
         for (index, socket) in self.sockets.iter_mut().enumerate() {
             socket.sending.flush(&mut socket.socket, now);
@@ -491,6 +570,16 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Whether there are datagrams to read, and no new room for what waits to be sent, which must not wait longer.
+fn datagrams_came(events: &Events) -> bool {
+    let has_room = events.iter().any(|event| event.is_writable() && is_datagrams(event.token()));
+    !has_room && events.iter().any(|event| event.is_readable() && is_datagrams(event.token()))
+}
+
+fn is_datagrams(token: Token) -> bool {
+    matches!(tokens::split(token), Some((Kind::Socket | Kind::Relay, _)))
 }
 
 /// The socket that a client sends to.

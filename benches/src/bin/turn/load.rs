@@ -31,6 +31,9 @@ const BEHIND_MAX: Duration = Duration::from_micros(500);
 /// A window ends when nothing has arrived for so long.
 const SILENCE: Duration = Duration::from_millis(20);
 
+/// Of each payload: the time that it was sent at.
+const STAMP_BYTES: usize = 8;
+
 /// Which way the packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,7 +78,10 @@ impl FromStr for Shape {
         };
         let mut number = || words.next().and_then(|word| word.parse().ok()).filter(|number| *number > 0);
         let (bytes, burst): (usize, usize) = (number().context(wanted)?, number().context(wanted)?);
-        ensure!(bytes <= 1400 && burst <= 64, "at most 1400 bytes and 64 packets at once");
+        ensure!(
+            (STAMP_BYTES..=1400).contains(&bytes) && burst <= 64,
+            "8 to 1400 bytes, and at most 64 packets at once"
+        );
         Ok(Self { direction, bytes, burst })
     }
 }
@@ -101,6 +107,10 @@ pub(crate) struct Window {
     pub(crate) cpu_percent: f64,
     /// What the kernel took of the generator, while packets were sent.
     pub(crate) packets_per_second: f64,
+    /// From the generator's send to its read, of which the latter is up to a look at every receiver late.
+    pub(crate) late_ms_p50: f64,
+    /// The same of one in a hundred.
+    pub(crate) late_ms_p99: f64,
 }
 
 impl Window {
@@ -145,15 +155,17 @@ impl Load {
             packet.extend(channel_header(CHANNEL, shape.bytes));
         }
         packet.resize(packet.len() + shape.bytes, 0x5a);
-        let burst = packet.repeat(shape.burst);
+        let stamp_at = packet.len() - shape.bytes;
+        let mut burst = packet.repeat(shape.burst);
         let together = (pace.together / shape.burst).max(1) as u64;
         let packets = together * shape.burst as u64;
         let interval = Duration::from_secs_f64(packets as f64 / pace.packets_per_second);
-        let mut receivers = Receivers { shape, next: 0, received: 0 };
+        let mut receivers =
+            Receivers { shape, next: 0, received: 0, begun: Instant::now(), late_us: Vec::new() };
 
         let sent_before = self.sent(shape.direction);
         let cpu_before = CpuTimes::of(self.server.pid());
-        let begun = Instant::now();
+        let begun = receivers.begun;
         let (mut due, mut events) = (begun, 0_u64);
         loop {
             let now = Instant::now();
@@ -173,6 +185,13 @@ impl Load {
                     Direction::Fwd => (&mut relay.client, relay.server),
                     Direction::Rev => (&mut relay.peer, relay.relayed),
                 };
+                let stamp = Instant::now().duration_since(begun).as_nanos() as u64;
+                for packet in burst.chunks_exact_mut(packet.len()) {
+                    let data = packet.get_mut(stamp_at..).and_then(|data| data.first_chunk_mut());
+                    if let Some(data) = data {
+                        *data = stamp.to_be_bytes();
+                    }
+                }
                 from.send(to, &burst, packet.len(), now);
             }
             receivers.look(&self.relays, &mut self.arena);
@@ -193,6 +212,8 @@ impl Load {
             us_per_packet: cpu * 1e6 / receivers.received as f64,
             cpu_percent: cpu / begun.elapsed().as_secs_f64() * 100.0,
             packets_per_second: sent as f64 / seconds,
+            late_ms_p50: receivers.late_ms(0.5),
+            late_ms_p99: receivers.late_ms(0.99),
         }
     }
 
@@ -211,6 +232,9 @@ struct Receivers {
     /// Whose socket is looked at next.
     next: usize,
     received: u64,
+    begun: Instant,
+    /// Of each packet, in µs.
+    late_us: Vec<u32>,
 }
 
 impl Receivers {
@@ -226,11 +250,26 @@ impl Receivers {
             return false;
         }
         let header = channel_header(CHANNEL, self.shape.bytes);
-        let is_one = |payload: &[u8]| match self.shape.direction {
-            Direction::Fwd => payload.len() == self.shape.bytes,
-            Direction::Rev => payload.len() >= 4 + self.shape.bytes && payload.starts_with(&header),
-        };
-        self.received += arena.datagrams().filter(|datagram| is_one(datagram.payload)).count() as u64;
+        let now_us = self.begun.elapsed().as_micros() as u64;
+        for datagram in arena.datagrams() {
+            let data = match self.shape.direction {
+                Direction::Fwd => Some(datagram.payload).filter(|data| data.len() == self.shape.bytes),
+                Direction::Rev => {
+                    datagram.payload.strip_prefix(&header).filter(|data| data.len() >= self.shape.bytes)
+                }
+            };
+            let Some(stamp) = data.and_then(|data| data.first_chunk::<STAMP_BYTES>()) else { continue };
+            self.received += 1;
+            let late_us = now_us.saturating_sub(u64::from_be_bytes(*stamp) / 1000);
+            self.late_us.push(u32::try_from(late_us).unwrap_or(u32::MAX));
+        }
         true
+    }
+
+    /// How late the given share of packets was at most.
+    fn late_ms(&mut self, share: f64) -> f64 {
+        self.late_us.sort_unstable();
+        let at = (self.late_us.len() as f64 * share) as usize;
+        self.late_us.get(at).map_or(f64::NAN, |late_us| f64::from(*late_us) / 1000.0)
     }
 }

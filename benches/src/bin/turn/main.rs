@@ -1,7 +1,7 @@
-//! A TURN relay under load, beside coturn: CPU time for each relayed packet, the time to make many allocations, and
-//! their memory.
+//! Our TURN relay under load, beside coturn: CPU time for each relayed packet and how late it is, the time to make many
+//! allocations, and their memory.
 //!
-//! `cargo build --release -p zynk-benches && target/release/turn`. Arguments: `--help`. Every server on core 0, the
+//! `cargo build --release -p zynk -p zynk-benches && target/release/turn`. Arguments: `--help`. Every server on core 0, the
 //! generator on core 1. No packet leaves the machine. Ends by itself.
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
@@ -32,8 +32,7 @@ const RATES_TRIED: usize = 6;
 const BUSY_PERCENT: f64 = 65.0;
 /// What may be lost in a window that counts.
 const LOST_PERCENT_MAX: f64 = 0.5;
-const HEADING: &str =
-    "point         server       packets/s   lost %   CPU %   µs/packet    (least, most)   ratio";
+const HEADING: &str = "point         server       packets/s   lost %   CPU %   late ms p50, p99   µs/packet    (least, most)   ratio";
 
 /// Measures TURN relays.
 #[derive(Debug, Parser)]
@@ -43,7 +42,7 @@ struct Arguments {
         "fwd:172:1", "fwd:1200:1", "rev:172:1", "rev:1200:1", "fwd:172:8", "fwd:1200:8", "rev:172:8", "rev:1200:8",
     ])]
     points: Vec<Shape>,
-    /// A server beside coturn: its name and its command. `{port}`, `{user}`, `{password}`, `{realm}`, `{folder}` and
+    /// A server beside coturn and Zynk: its name and its command. `{port}`, `{user}`, `{password}`, `{realm}`, `{folder}` and
     /// `{config}` are replaced
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<String>,
@@ -53,6 +52,9 @@ struct Arguments {
     /// Leave coturn out
     #[arg(long)]
     no_coturn: bool,
+    /// Leave Zynk out
+    #[arg(long)]
+    no_zynk: bool,
     /// Clients, each with a peer of its own
     #[arg(long, default_value_t = 20)]
     clients: usize,
@@ -132,8 +134,9 @@ fn programs(arguments: &Arguments) -> Result<Vec<Program>> {
         None => None,
     };
     let coturn = (!arguments.no_coturn).then_some(Ok(Program::Coturn));
+    let zynk = (!arguments.no_zynk).then(Program::zynk);
     let others = arguments.servers.iter().map(|server| Program::template(server, config.clone()));
-    let programs: Vec<Program> = coturn.into_iter().chain(others).collect::<Result<_>>()?;
+    let programs: Vec<Program> = coturn.into_iter().chain(zynk).chain(others).collect::<Result<_>>()?;
     ensure!(!programs.is_empty(), "no server is left: name one with --server");
     programs.iter().try_for_each(Program::check)?;
     Ok(programs)
@@ -221,13 +224,15 @@ impl std::fmt::Display for Row {
         let lost = median(&mut of(Window::lost_percent));
         write!(
             f,
-            "{:<13} {:<12} {:>9.0} {:>8.2}{} {:>6.0} {:>11.2} {:>8.2}, {:>5.2} {:>8.2}",
+            "{:<13} {:<12} {:>9.0} {:>8.2}{} {:>6.0} {:>11.2}, {:>5.2} {:>11.2} {:>8.2}, {:>5.2} {:>8.2}",
             self.point,
             self.server,
             median(&mut of(|window| window.packets_per_second)),
             lost,
             if lost > LOST_PERCENT_MAX { "!" } else { " " },
             median(&mut of(|window| window.cpu_percent)),
+            median(&mut of(|window| window.late_ms_p50)),
+            median(&mut of(|window| window.late_ms_p99)),
             self.us_per_packet,
             us.first().copied().unwrap_or(f64::NAN),
             us.last().copied().unwrap_or(f64::NAN),

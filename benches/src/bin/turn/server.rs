@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use zynk_benches::{
     machine,
-    server::{command, spawn_on},
+    server::{ZynkServer, command, spawn_on},
 };
 
 use crate::stun::{Answer, Request, User};
@@ -34,8 +34,8 @@ pub(crate) enum Program {
     Template {
         /// What it is called in the table.
         name: String,
-        /// Its command line, see [`Program::template`].
-        command: String,
+        /// The words of its command line, see [`Program::template`].
+        words: Vec<String>,
         /// The text of its configuration, in which the same is replaced.
         config: Option<String>,
     },
@@ -48,7 +48,16 @@ impl Program {
     /// variables.
     pub(crate) fn template(text: &str, config: Option<String>) -> Result<Self> {
         let (name, command) = text.split_once('=').context("a server is NAME=COMMAND")?;
-        Ok(Self::Template { name: name.to_owned(), command: command.to_owned(), config })
+        let words = command.split_whitespace().map(str::to_owned).collect();
+        Ok(Self::Template { name: name.to_owned(), words, config })
+    }
+
+    /// Ours, the binary beside the running program: one worker, without TCP, TLS, DTLS and quotas.
+    pub(crate) fn zynk() -> Result<Self> {
+        let words =
+            [&*ZynkServer::binary()?.to_string_lossy(), "run", "--config", "{config}"].map(str::to_owned);
+        let config = Some(include_str!("zynk.toml").to_owned());
+        Ok(Self::Template { name: "zynk".to_owned(), words: words.to_vec(), config })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -83,7 +92,7 @@ impl Program {
                 command.args(["--userdb", &path("users"), "--pidfile", &path("pid")]);
                 Ok(command)
             }
-            Self::Template { command: template, config, .. } => {
+            Self::Template { words, config, .. } => {
                 let fill = |text: &str| {
                     text.replace("{port}", &port.to_string())
                         .replace("{user}", &user.name)
@@ -95,7 +104,7 @@ impl Program {
                 if let Some(config) = config {
                     fs::write(path("config"), fill(config))?;
                 }
-                let mut words = template.split_whitespace().map(fill);
+                let mut words = words.iter().map(|word| fill(word));
                 let program = words.next().context("the server's command is empty")?;
                 let mut command = command(&PathBuf::from(program));
                 command.args(words);

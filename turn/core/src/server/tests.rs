@@ -147,7 +147,7 @@ impl World {
                     let parts = split(payload, segment_bytes, five_tuple.transport.is_stream());
                     self.to_clients.extend(parts.into_iter().map(|part| (five_tuple, part)));
                 }
-                Output::ToPeer { relay, peer, payload, segment_bytes, dont_fragment } => {
+                Output::ToPeer { relay, peer, payload, segment_bytes, dont_fragment, .. } => {
                     let from = self.sockets[&relay];
                     for data in split(payload, segment_bytes, false) {
                         self.to_peers.push(ToPeer { from, peer, data, dont_fragment });

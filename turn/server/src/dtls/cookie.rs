@@ -44,6 +44,7 @@ pub(super) const FIRST_HELLO: [u8; 67] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hello<'a> {
     record_number: [u8; 6],
+    version: [u8; 2],
     random: [u8; 32],
     cookie: &'a [u8],
 }
@@ -58,12 +59,23 @@ impl<'a> Hello<'a> {
         let (header, body) = record.split_first_chunk::<MESSAGE_HEADER_BYTES>()?;
         // A ClientHello from its first byte on.
         let [1, _, _, _, _, _, 0, 0, 0, ..] = header else { return None };
-        let body = body.get(2..)?;
+        let (version, body) = body.split_first_chunk::<2>()?;
         let (random, rest) = body.split_first_chunk::<32>()?;
         let (session_bytes, rest) = rest.split_first()?;
         let (cookie_bytes, rest) = rest.get(usize::from(*session_bytes)..)?.split_first()?;
         let cookie = rest.get(..usize::from(*cookie_bytes))?;
-        Some(Self { record_number: *record_number, random: *random, cookie })
+        Some(Self { record_number: *record_number, version: *version, random: *random, cookie })
+    }
+}
+
+impl Hello<'_> {
+    /// The alert for a client that speaks nothing newer than DTLS 1.0, which nobody should (RFC 8996): fatal,
+    /// protocol_version (RFC 5246, section 7.2). None for any other.
+    pub(super) fn refusal(&self) -> Option<[u8; 15]> {
+        // Newer versions have lower numbers.
+        let is_old = matches!(self.version, [0xfe, minor] if minor > 0xfd);
+        let [r0, r1, r2, r3, r4, r5] = self.record_number;
+        is_old.then_some([21, 0xfe, 0xff, 0, 0, r0, r1, r2, r3, r4, r5, 0, 2, 2, 70])
     }
 }
 
@@ -209,6 +221,16 @@ mod tests {
         assert_eq!(cookies.check(&second, "192.0.2.2:4000".parse().unwrap(), begin), None);
         assert_eq!(Cookies::new(&[8; 32], begin).check(&second, client, begin), None);
         assert_eq!(cookies.check(&Hello { random: [1; 32], ..second }, client, begin), None);
+    }
+
+    #[test]
+    fn who_speaks_an_old_version_is_told() {
+        let mut old = hello(&[]);
+        assert_eq!(Hello::parse(&old).unwrap().refusal(), None);
+        old[26] = 0xff;
+        old[10] = 9;
+        let alert = [21, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 70];
+        assert_eq!(Hello::parse(&old).unwrap().refusal(), Some(alert));
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! How long a worker lets datagrams wait, to have more of them for each receiver.
+//! How long a loop lets datagrams wait, to have more of them for each receiver.
 //!
 //! A send costs what it costs however many segments it carries, so packets that wait for each other are cheaper. They
-//! also come later: a worker with time to spare sends at once, a busy one waits, the longer the busier.
+//! also come later: a loop with time to spare sends at once, a busy one waits, the longer the busier.
 //!
 //! ```text
 //!   held │              ┌───── max
 //!        │           ／
 //!    min ├─────────／
-//!        └────────┴─────┴──── share of the time in which the worker works
+//!        └────────┴─────┴──── share of the time in which the loop works
 //!               30 %   70 %
 //! ```
-//! Waiting makes the worker less busy, so the two settle where they meet.
+//! Waiting makes the loop less busy, so the two settle where they meet.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,10 @@ const BUSY_MAX_PERCENT: u128 = 70;
 /// How long work is summed up before the time held follows it.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// The time held, as it follows the load.
+/// The time that datagrams are held, as it follows the load: nothing is held by a loop that works for 30 % of its time or
+/// less, the most from 70 % on.
 #[derive(Debug)]
-pub(crate) struct HoldBack {
+pub struct HoldBack {
     min: Duration,
     max: Duration,
     held: Duration,
@@ -33,17 +34,17 @@ pub(crate) struct HoldBack {
 
 impl HoldBack {
     /// Between `min` and `max`; the greater of the two wins.
-    pub(crate) fn new(min: Duration, max: Duration, now: Instant) -> Self {
+    pub fn new(min: Duration, max: Duration, now: Instant) -> Self {
         Self { min, max: max.max(min), held: min, busy: Duration::ZERO, window_began: now }
     }
 
     /// How long datagrams wait now.
-    pub(crate) fn held(&self) -> Duration {
+    pub fn held(&self) -> Duration {
         self.held
     }
 
     /// A turn has ended, after so much work.
-    pub(crate) fn on_turn(&mut self, ended: Instant, worked: Duration) {
+    pub fn on_turn(&mut self, ended: Instant, worked: Duration) {
         self.busy += worked;
         let window = ended.saturating_duration_since(self.window_began);
         if window < WINDOW {
