@@ -12,6 +12,7 @@ mod handshakes;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -29,7 +30,9 @@ pub(crate) use handshakes::{HANDSHAKE_TIMEOUT, Handshake, Handshakes};
 pub struct TlsConfig {
     /// Whether to listen.
     pub enabled: bool,
-    /// The port, at the address `bind`. 0 takes a free one.
+    /// The address. `0.0.0.0` is every IPv4 address of this machine, `::` every address.
+    pub bind: IpAddr,
+    /// The port. 0 takes a free one.
     pub port: u16,
     /// The certificate chain, in PEM. Without one, a certificate is made that nobody trusts. The relay's listeners for TLS and
     /// DTLS show it too, if `turn.certificate_file` is not set.
@@ -47,6 +50,7 @@ impl Default for TlsConfig {
     fn default() -> Self {
         Self {
             enabled: false,
+            bind: Ipv4Addr::UNSPECIFIED.into(),
             port: 443,
             certificate_file: None,
             private_key_file: None,

@@ -1,6 +1,6 @@
 //! Build, run, drain.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use zynk_service::telemetry;
 use zynk_service::tls::{AcmeClient, Certificate, TlsAcceptor};
 
 use crate::certificates::{self, Watched};
-use crate::config::{Config, Source};
+use crate::config::Source;
 use crate::reload::Reloader;
 use crate::roles::Roles;
 use crate::web;
@@ -58,10 +58,11 @@ pub(crate) async fn run(source: Source, print_ports: bool) -> Result<()> {
     let cached = acme.as_ref().and_then(AcmeClient::certificate).cloned();
     let certificate = cached.or(certificates::read(&config.tls)?);
     // Before the roles: clients are told the port.
-    let tls_listener = if config.tls.enabled { Some(listen(&config, config.tls.port)?) } else { None };
+    let tls_listener =
+        if config.tls.enabled { Some(listen(config.tls.bind, config.tls.port)?) } else { None };
     let tls_address = tls_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let mut roles = Roles::start(&config, tls_address, certificate.as_ref(), &mut registry, &ready).await?;
-    let listener = listen(&config, config.port)?;
+    let listener = listen(config.bind, config.port)?;
     let address = listener.local_addr()?;
 
     let app = http::with_operator_routes(roles.router(&config), ready, registry, &shutdown);
@@ -129,8 +130,8 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     }
 }
 
-fn listen(config: &Config, port: u16) -> Result<TcpListener> {
-    let address = SocketAddr::new(config.bind, port);
+fn listen(bind: IpAddr, port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::new(bind, port);
     http::listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// The name that certificates are for.
 pub(crate) const DOMAIN: &str = "call.zynk.example";
 
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// Between looks whether it listens.
 const POLL: Duration = Duration::from_millis(10);
 

@@ -66,7 +66,7 @@ impl Server {
         Self::start_with(Settings {
             tls: String::new(),
             turn: from.into(),
-            http: format!("[http]\n{from}"),
+            http: from.into(),
             acme_port: None,
         })
     }
@@ -150,9 +150,13 @@ fn write_config(folder: &tempfile::TempDir, settings: &Settings, users: &str, mo
         ice_tcp_port = 0
         udp_port_first = 0
         announce = ["127.0.0.1"]
+        [http]
+        # Longer than a test may take on a busy machine.
+        header_timeout_s = 600
         {http}
         [tls]
         enabled = true
+        bind = "127.0.0.1"
         port = {port}
         {files}
         {tls}

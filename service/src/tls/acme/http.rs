@@ -39,7 +39,7 @@ impl HttpClient for Client {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let client = self.0.clone();
-        Box::pin(async move { send(client, request).await.map_err(|error| Error::Other(error.into())) })
+        Box::pin(async move { send(client, request).await.map_err(Error::Other) })
     }
 }
 
