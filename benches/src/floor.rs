@@ -55,11 +55,11 @@ pub struct Floor {
 pub fn measure(receivers: &[usize], load: Load, profile: Profile, duration: Duration) -> Result<Floor> {
     let sockets: Vec<Vec<Socket>> = receivers
         .iter()
-        .map(|count| (0..*count).map(|_| Socket::bind(LOOPBACK)).collect::<Result<_, _>>())
+        .map(|count| (0..*count).map(|_| Socket::bind(LOOPBACK, None)).collect::<Result<_, _>>())
         .collect::<Result<_, _>>()
         .context("no sockets")?;
     let targets = sockets.iter().map(|group| group.iter().map(Socket::local).collect()).collect();
-    let relay = Socket::bind(LOOPBACK)?;
+    let relay = Socket::bind(LOOPBACK, None)?;
     let address = relay.local();
     let io = relay.duplicate()?;
     io.set_nonblocking(false)?;
@@ -89,7 +89,7 @@ fn send_rhythm(
     duration: Duration,
 ) -> Result<()> {
     let key = Key::new(profile)?;
-    let publisher = Socket::bind(LOOPBACK)?;
+    let publisher = Socket::bind(LOOPBACK, None)?;
     let mut arena = Arena::new(Clock::now());
     let start = Instant::now();
     let mut rhythms: Vec<Rhythm> = (0..sockets.len() as u64)

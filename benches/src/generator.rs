@@ -14,6 +14,7 @@ pub mod http;
 mod keys;
 mod publisher;
 mod receiver;
+mod relay;
 mod sdp;
 mod session;
 pub mod signaling;
@@ -31,6 +32,7 @@ use zynk_sfu_core::media::srtp::Profile;
 
 pub use publisher::{Beat, Load, PACKETS_PER_SECOND, Rhythm};
 pub use receiver::Totals;
+pub use relay::RelayAccess;
 pub use sdp::Kind;
 pub use signaling::Signaling;
 pub use socket::{Arena, Clock, Received, Socket, unix_now};
@@ -137,6 +139,7 @@ pub struct Generator {
     server_offers: bool,
     /// Of the sockets.
     address: IpAddr,
+    relay: Option<RelayAccess>,
     latencies: Vec<Histogram>,
     profile: Option<Profile>,
     /// How late a packet left, at most.
@@ -163,6 +166,7 @@ impl Generator {
             requests: Requests::start(signaling)?,
             server_offers,
             address: Ipv4Addr::LOCALHOST.into(),
+            relay: None,
             latencies: Vec::new(),
             profile: None,
             late_max: Duration::ZERO,
@@ -173,6 +177,11 @@ impl Generator {
     /// Takes sockets from now on at another address of this machine than 127.0.0.1.
     pub fn bind_to(&mut self, address: IpAddr) {
         self.address = address;
+    }
+
+    /// Lets all that participants who join from now on send and receive go through a relay.
+    pub fn relay_by(&mut self, relay: RelayAccess) {
+        self.relay = Some(relay);
     }
 
     /// Lets a participant join, while the others go on.
@@ -190,14 +199,14 @@ impl Generator {
             self.latencies.resize_with(group + 1, Histogram::default);
         }
         let begun = Instant::now();
-        let socket = Socket::bind(self.address).context("no socket")?;
+        let socket = Socket::bind(self.address, self.relay.as_ref()).context("no socket")?;
         let index = self.connections.len();
         let (waits, answered) = match role {
             Role::Publish(load) => {
                 let mut sections = Vec::new();
                 sections.extend(load.audio.then_some((Kind::Audio, Way::Send)));
                 sections.extend(load.video.then_some((Kind::Video, Way::Send)));
-                let (mut session, offer) = Session::offer(socket.local(), &sections, begun)?;
+                let (mut session, offer) = Session::offer(socket.known_as(), &sections, begun)?;
                 let answer = self.ask(Request::Publish { room, name, offer: offer.clone() })?;
                 let answered = Instant::now();
                 session.accept_answer(&answer)?;
@@ -215,14 +224,14 @@ impl Generator {
                 let answered = if self.server_offers {
                     let offer =
                         self.ask(Request::Play { room: room.clone(), name: name.clone(), offer: None })?;
-                    let (session, answer) = Session::answer(socket.local(), &offer, begun)?;
+                    let (session, answer) = Session::answer(socket.known_as(), &offer, begun)?;
                     self.begin(Connection::new(socket, session, group).receiving(&offer, index, begun));
                     self.ask(Request::Answer { room, name, answer })?;
                     Instant::now()
                 } else {
                     let mut sections = vec![(Kind::Audio, Way::Receive); audio];
                     sections.extend(vec![(Kind::Video, Way::Receive); video]);
-                    let (mut session, offer) = Session::offer(socket.local(), &sections, begun)?;
+                    let (mut session, offer) = Session::offer(socket.known_as(), &sections, begun)?;
                     let answer = self.ask(Request::Play { room, name, offer: Some(offer) })?;
                     let answered = Instant::now();
                     session.accept_answer(&answer)?;

@@ -11,6 +11,7 @@
 //! - [`generator`]: participants that join by WHIP and WHEP (or whatever a [`generator::Signaling`] speaks).
 //! - [`floor`]: the least that a server could do for the same packets, on the same core.
 //! - [`machine`]: cores, clocks, CPU time and memory of processes.
+//! - [`stun`]: what clients say to a TURN relay.
 //! - [`server`], [`janus`]: our own binary and Janus as child processes.
 //! - [`median`]: the figure in the middle.
 //! - [`point`]: who is in which room, and the figures of a server that serves them.
@@ -23,3 +24,4 @@ pub mod machine;
 pub mod median;
 pub mod point;
 pub mod server;
+pub mod stun;

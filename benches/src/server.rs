@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -11,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::machine;
+use crate::{generator::RelayAccess, machine, stun::User};
+
+/// The password of the user of its relay.
+const RELAY_PASSWORD: &str = "wonderland";
 
 /// How long it may take to start.
 const START_TIME_MAX: Duration = Duration::from_secs(20);
@@ -21,6 +25,7 @@ const START_TIME_MAX: Duration = Duration::from_secs(20);
 pub struct ZynkServer {
     child: Child,
     url: String,
+    relay: Option<RelayAccess>,
     log: tempfile::NamedTempFile,
 }
 
@@ -51,6 +56,11 @@ impl ZynkServer {
             .args(["dev", "--port", "0", "--print-ports", "--announce", "127.0.0.1", "--workers", "1"])
             .args(["--log-level", "warn"])
             .env("ZYNK_SFU__BIND", "127.0.0.1")
+            .env("ZYNK_TURN__BIND", r#"["127.0.0.1"]"#)
+            .env("ZYNK_TURN__RELAY_BIND", r#"["127.0.0.1"]"#)
+            .env("ZYNK_TURN__USERS__BENCH", RELAY_PASSWORD)
+            .env("ZYNK_TURN__LIMITS__USER_ALLOCATIONS_MAX", "0")
+            .env("ZYNK_TURN__LIMITS__UNAUTHENTICATED_ANSWERS_PER_S_MAX", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.reopen()?);
@@ -61,7 +71,7 @@ impl ZynkServer {
         let child = spawn_on(&mut command, machine::SERVER_CORE);
         let mut child = child.with_context(|| format!("cannot start {}", binary.display()))?;
         let output = child.stdout.take().context("its standard output")?;
-        let mut server = Self { child, url: String::new(), log };
+        let mut server = Self { child, url: String::new(), relay: None, log };
         let (sender, lines) = mpsc::channel();
         // Reads on for as long as the server lives, so that it never blocks on a full pipe.
         std::thread::spawn(move || {
@@ -75,12 +85,25 @@ impl ZynkServer {
         let ports: serde_json::Value = serde_json::from_str(&ports).context("--print-ports")?;
         let http = ports.get("http").and_then(serde_json::Value::as_u64).context("--print-ports")?;
         server.url = format!("http://127.0.0.1:{http}");
+        let at = |port: u64| Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, u16::try_from(port).ok()?));
+        let udp = ports.get("udp").and_then(serde_json::Value::as_array).context("--print-ports")?;
+        server.relay =
+            ports.get("turn").and_then(serde_json::Value::as_u64).and_then(at).map(|relay| RelayAccess {
+                server: relay,
+                user: User { name: "bench".to_owned(), password: RELAY_PASSWORD.to_owned() },
+                peers: udp.iter().filter_map(|port| at(port.as_u64()?)).collect(),
+            });
         Ok(server)
     }
 
     /// Base URL of its HTTP.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its relay, by which its media can be reached.
+    pub fn relay(&self) -> Option<&RelayAccess> {
+        self.relay.as_ref()
     }
 
     /// Its process.

@@ -1,15 +1,20 @@
 //! What must not work with a relay, and whom it must not disturb: on real sockets, as fast as a generator can.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::print_stdout, reason = "figures")]
 
 #[path = "turn/echo.rs"]
 mod echo;
+#[allow(dead_code, reason = "what turn.rs alone needs")]
 #[path = "turn/program.rs"]
 mod program;
+#[allow(dead_code, reason = "what turn.rs alone needs")]
 #[path = "turn/server.rs"]
 mod server;
+#[allow(dead_code, reason = "what turn.rs alone needs")]
 #[path = "turn/uclient.rs"]
 mod uclient;
+#[allow(dead_code, reason = "what turn.rs alone needs")]
 #[path = "turn/webrtc_rs.rs"]
 mod webrtc_rs;
 

@@ -22,12 +22,14 @@
 mod echo;
 #[path = "turn/program.rs"]
 mod program;
+#[allow(dead_code, reason = "what bad_input_turn.rs alone needs")]
 #[path = "turn/server.rs"]
 mod server;
 #[path = "turn/stun_tools.rs"]
 mod stun_tools;
 #[path = "turn/uclient.rs"]
 mod uclient;
+#[allow(dead_code, reason = "what bad_input_turn.rs alone needs")]
 #[path = "turn/webrtc_rs.rs"]
 mod webrtc_rs;
 

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Result;
 use quinn_udp::{RecvMeta, UdpSocketState};
+
+use super::relay::{RelayAccess, RelayedWay};
 
 /// Octets of the receive buffer. A participant of a large meeting gets some 2,000 packets/s, each of which the
 /// kernel charges with 2.3 kB, and is looked at every 10 ms; the rest is for when the thread has to wait.
@@ -22,33 +25,45 @@ pub struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    relay: Option<RelayedWay>,
 }
 
 impl Socket {
-    /// On a free port of one of this machine's addresses.
+    /// On a free port of one of this machine's addresses; with a relay, all goes through that.
     ///
     /// # Errors
-    /// When the kernel has none; there may be too many open files.
-    pub fn bind(address: IpAddr) -> io::Result<Self> {
+    /// When the kernel has none (there may be too many open files), or the relay refuses.
+    pub fn bind(address: IpAddr, relay: Option<&RelayAccess>) -> Result<Self> {
         let io = UdpSocket::bind((address, 0))?;
         let options = socket2::SockRef::from(&io);
         let _ = options.set_recv_buffer_size(RECV_BUFFER_BYTES);
         if options.recv_buffer_size()? < RECV_BUFFER_BYTES {
             let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&io, RECV_BUFFER_BYTES);
         }
+        let relay = relay.map(|access| RelayedWay::open(&io, access)).transpose()?;
         let state = UdpSocketState::new((&io).into())?;
         let local = io.local_addr()?;
-        Ok(Self { io, state, local })
+        Ok(Self { io, state, local, relay })
     }
 
-    /// Its address.
+    /// Its own address.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
+    /// The address that others know it by.
+    pub fn known_as(&self) -> SocketAddr {
+        self.relay.as_ref().map_or(self.local, |relay| relay.relayed)
+    }
+
     /// Sends one datagram. What the kernel does not take is lost, as on a network.
     pub fn send(&self, destination: SocketAddr, datagram: &[u8]) {
-        let _ = self.io.send_to(datagram, destination);
+        let relayed =
+            self.relay.as_ref().and_then(|relay| Some((relay, relay.header(destination, datagram.len())?)));
+        let _ = match relayed {
+            Some((relay, header)) => self.io.send_to(&[&header, datagram].concat(), relay.server),
+            None => self.io.send_to(datagram, destination),
+        };
     }
 
     /// A second handle to the same socket, for another thread.
@@ -89,7 +104,14 @@ impl Arena {
             let at = self.clock.instant(unix);
             let Some(train) = slot.get_mut(..meta.len) else { continue };
             for datagram in train.chunks_mut(meta.stride.max(1)) {
-                handle(Received { source: meta.addr, unix, at, datagram });
+                match socket.relay.as_ref().filter(|relay| relay.server == meta.addr) {
+                    None => handle(Received { source: meta.addr, unix, at, datagram }),
+                    Some(relay) => {
+                        if let Some((source, datagram)) = relay.open_message(datagram) {
+                            handle(Received { source, unix, at, datagram });
+                        }
+                    }
+                }
             }
         }
         messages == MESSAGES

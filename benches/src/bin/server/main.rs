@@ -51,6 +51,9 @@ struct Arguments {
     /// Publish a frame's packets one by one over 13 ms instead of in a burst
     #[arg(long)]
     spread: bool,
+    /// Measure each point a second time with everything through the server's own relay
+    #[arg(long)]
+    relayed: bool,
     /// Memory with so many idle participants, and of their subscriptions, instead of points
     #[arg(long, value_name = "PARTICIPANTS", num_args = 0..=1, default_missing_value = "500")]
     memory: Option<usize>,
@@ -118,9 +121,16 @@ fn measure_points(
         println!("{HEADING}");
     }
     for topology in points {
-        let row = measure(arguments, binary, *topology, load).with_context(|| topology.to_string())?;
+        let row = measure(arguments, binary, *topology, load, false).with_context(|| topology.to_string())?;
         println!("{row}");
+        let direct = row.median.us_per_packet;
         rows.push(row);
+        if arguments.relayed {
+            let row = measure(arguments, binary, *topology, load, true)
+                .with_context(|| format!("{topology}, relayed"))?;
+            println!("{row}\n  relayed by direct: {:.2}", row.median.us_per_packet / direct);
+            rows.push(row);
+        }
     }
     if let Some(row) = rows.first() {
         println!("SRTP {}", row.profile);
@@ -128,7 +138,13 @@ fn measure_points(
     Ok(())
 }
 
-fn measure(arguments: &Arguments, binary: &Path, topology: Topology, load: Load) -> Result<Row> {
+fn measure(
+    arguments: &Arguments,
+    binary: &Path,
+    topology: Topology,
+    load: Load,
+    relayed: bool,
+) -> Result<Row> {
     let floor = || -> Result<Option<f64>> {
         if arguments.floor_seconds <= 0.0 {
             return Ok(None);
@@ -141,9 +157,13 @@ fn measure(arguments: &Arguments, binary: &Path, topology: Topology, load: Load)
     let mut row = {
         let server = ZynkServer::start(binary, arguments.hold_back.map(|ms| (ms, ms)))?;
         let mut generator = Generator::new(Box::new(Whip::zynk(server.url())))?;
+        if relayed {
+            generator.relay_by(server.relay().context("the server has no relay")?.clone());
+        }
         let duration = Duration::from_secs_f64(arguments.seconds);
+        let name = if relayed { "zynk, relayed" } else { "zynk" };
         let pid = Some(server.pid());
-        point::measure("zynk", pid, &mut generator, topology, load, arguments.windows, duration)
+        point::measure(name, pid, &mut generator, topology, load, arguments.windows, duration)
             .with_context(|| format!("the server's log ends with:\n{}", server.log()))?
     };
     if let (Some(before), Some(after)) = (before, floor()?) {

@@ -16,10 +16,11 @@ use serde::Serialize;
 use zynk_benches::machine;
 use zynk_net::{RecvBatch, SendBatch, SocketOptions, UdpSocket};
 
+use zynk_benches::stun::{Answer, Login, Request, Transaction};
+
 use crate::{
     relay::{CHANNEL, silent_peer},
     server::{Program, TurnServer},
-    stun::{Answer, Login, Request, Transaction},
 };
 
 /// What one socket can be, by the addresses that it sends from.

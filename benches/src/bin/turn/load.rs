@@ -20,10 +20,11 @@ use serde::Serialize;
 use zynk_benches::machine::CpuTimes;
 use zynk_net::RecvBatch;
 
+use zynk_benches::stun::channel_header;
+
 use crate::{
     relay::{CHANNEL, Relay},
     server::TurnServer,
-    stun::channel_header,
 };
 
 /// How far the generator may fall behind and catch up. What is later is never sent.

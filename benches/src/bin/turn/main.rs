@@ -9,7 +9,6 @@ mod allocations;
 mod load;
 mod relay;
 mod server;
-mod stun;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -9,10 +9,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use zynk_net::{RecvBatch, SendBatch, SocketOptions, UdpSocket};
 
-use crate::{
-    server::TurnServer,
-    stun::{Answer, Login, Request, Transaction, User},
-};
+use zynk_benches::stun::{Answer, Login, Request, Transaction, User};
+
+use crate::server::TurnServer;
 
 /// The only channel that a client has (RFC 8656 section 12: the first there is).
 pub(crate) const CHANNEL: u16 = 0x4000;

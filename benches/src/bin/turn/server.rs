@@ -14,7 +14,7 @@ use zynk_benches::{
     server::{ZynkServer, command, spawn_on},
 };
 
-use crate::stun::{Answer, Request, User};
+use zynk_benches::stun::{Answer, Request, User};
 
 /// Debian's package `coturn`.
 const COTURN: &str = "/usr/bin/turnserver";

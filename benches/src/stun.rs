@@ -25,11 +25,11 @@ const XOR_RELAYED_ADDRESS: u16 = 0x0016;
 const REQUESTED_TRANSPORT: u16 = 0x0019;
 
 /// What ties an answer to its request.
-pub(crate) type Transaction = [u8; 12];
+pub type Transaction = [u8; 12];
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub enum Request {
     /// To be told its address.
     Binding,
     /// A relayed UDP address.
@@ -37,7 +37,12 @@ pub(crate) enum Request {
     /// The same for longer.
     Refresh,
     /// Short headers to and from a peer.
-    ChannelBind { channel: u16, peer: SocketAddrV4 },
+    ChannelBind {
+        /// The channel's number.
+        channel: u16,
+        /// Where it leads.
+        peer: SocketAddrV4,
+    },
 }
 
 impl Request {
@@ -51,7 +56,7 @@ impl Request {
     }
 
     /// The message; what is signed goes with a login.
-    pub(crate) fn write(self, transaction: Transaction, login: Option<&Login>) -> Vec<u8> {
+    pub fn write(self, transaction: Transaction, login: Option<&Login>) -> Vec<u8> {
         let mut message = Vec::with_capacity(256);
         // Bits of the method and of the class, of which a request's are 0, alternate above the lowest four; the
         // methods here have no others.
@@ -107,14 +112,16 @@ fn xor_address(address: SocketAddrV4) -> [u8; 8] {
 
 /// A user of the server.
 #[derive(Clone, Debug)]
-pub(crate) struct User {
-    pub(crate) name: String,
-    pub(crate) password: String,
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: String,
 }
 
 /// What a user signs requests with once the server has refused the first one (RFC 8489 section 9.2).
 #[derive(Clone, Debug)]
-pub(crate) struct Login {
+pub struct Login {
     user: String,
     realm: Vec<u8>,
     nonce: Vec<u8>,
@@ -123,7 +130,7 @@ pub(crate) struct Login {
 
 impl Login {
     /// From an answer 401 or 438.
-    pub(crate) fn new(user: &User, refusal: &Answer<'_>) -> Result<Self> {
+    pub fn new(user: &User, refusal: &Answer<'_>) -> Result<Self> {
         let realm = refusal.attribute(REALM).context("a refusal without a realm")?;
         let nonce = refusal.attribute(NONCE).context("a refusal without a nonce")?;
         let mut key = Md5::new();
@@ -139,15 +146,16 @@ impl Login {
 
 /// What a server answers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Answer<'a> {
-    pub(crate) transaction: Transaction,
+pub struct Answer<'a> {
+    /// That of the request.
+    pub transaction: Transaction,
     is_success: bool,
     attributes: &'a [u8],
 }
 
 impl<'a> Answer<'a> {
     /// None if it is no answer of STUN.
-    pub(crate) fn parse(datagram: &'a [u8]) -> Option<Self> {
+    pub fn parse(datagram: &'a [u8]) -> Option<Self> {
         let (header, attributes) = datagram.split_at_checked(HEADER_BYTES)?;
         let [kind_high, kind_low, ..] = *header else { return None };
         // The class: 0x0100 success, 0x0110 error.
@@ -159,7 +167,7 @@ impl<'a> Answer<'a> {
     }
 
     /// None of a success, otherwise the error's number, 0 if it has none.
-    pub(crate) fn error(&self) -> Option<u16> {
+    pub fn error(&self) -> Option<u16> {
         let code = || {
             let value = self.attribute(ERROR_CODE)?;
             Some(u16::from(*value.get(2)? & 7) * 100 + u16::from(*value.get(3)?))
@@ -168,7 +176,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The address that an Allocate was for.
-    pub(crate) fn relayed_address(&self) -> Option<SocketAddr> {
+    pub fn relayed_address(&self) -> Option<SocketAddr> {
         let &[_, 1, high, low, a, b, c, d] = self.attribute(XOR_RELAYED_ADDRESS)? else { return None };
         let masked = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
         let [_, _, high, low, a, b, c, d] = xor_address(masked);
@@ -189,7 +197,7 @@ impl<'a> Answer<'a> {
 }
 
 /// The header of ChannelData (RFC 8656 section 12.4). Over UDP nothing is padded.
-pub(crate) fn channel_header(channel: u16, length: usize) -> [u8; 4] {
+pub fn channel_header(channel: u16, length: usize) -> [u8; 4] {
     let [c0, c1] = channel.to_be_bytes();
     let [l0, l1] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
     [c0, c1, l0, l1]
