@@ -124,8 +124,10 @@ mod tests {
 
     const V4: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 1, 0xbb];
 
+    type Told = Result<Option<SocketAddr>, ProxyHeaderError>;
+
     /// Reads from `sent` as a socket would give it, `piece` bytes at a time at most; tells what was left, too.
-    fn read(sent: &[u8], piece: usize) -> Option<(Result<Option<SocketAddr>, ProxyHeaderError>, &[u8])> {
+    fn read(sent: &[u8], piece: usize) -> Option<(Told, &[u8])> {
         let (mut reader, mut at) = (ProxyHeaderReader::default(), 0);
         while at < sent.len() {
             let end = (at + reader.wanted().min(piece)).min(sent.len());

@@ -140,6 +140,22 @@ fn certificates_are_taken_from_files_that_change_and_half_a_pair_is_not() {
 }
 
 #[test]
+fn connections_of_the_shared_port_count_as_the_relays_own() {
+    let server = Server::start_with_turn("", "[turn.limits]\nconnections_per_source_max = 1");
+    let trusted = Some(server.keypair.certificate.as_str());
+    let shared = || stun_address(server.live.https_port(), b"", trusted);
+    let held = clients::hold_connection(server.turn_address());
+    assert_eq!(shared(), None, "there is one already");
+    assert_eq!(Curl::trusting(&server.certificate_file()).run(&server, &[]).body, "ok", "HTTP is not meant");
+    drop(held);
+    // The relay notices some time later.
+    let begun = std::time::Instant::now();
+    while shared().is_none() {
+        assert!(begun.elapsed() < clients::LIMIT, "there is no room again");
+    }
+}
+
+#[test]
 fn a_user_over_quota_is_in_the_log_with_the_reason() {
     let server = Server::start_with_turn("", "[turn.limits]\nuser_allocations_max = 1");
     uclient(server.turn_address(), &["-m", "2"]).assert_refused("error 486");

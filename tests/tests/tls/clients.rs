@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::server::Server;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// How long an echo is waited for until there is another call.
 const ECHO_LIMIT: Duration = Duration::from_millis(50);
 /// Between calls that nobody hears yet.
@@ -129,6 +129,15 @@ pub(crate) fn stun_address(port: u16, header: &[u8], trusted: Option<&str>) -> O
     let port = u16::from_be_bytes([answer[26] ^ 0x21, answer[27] ^ 0x12]);
     let ip = [answer[28] ^ 0x21, answer[29] ^ 0x12, answer[30] ^ 0xa4, answer[31] ^ 0x42];
     Some((ip, port).into())
+}
+
+/// A connection over TCP that a relay has taken: it has answered on it.
+pub(crate) fn hold_connection(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.write_all(BINDING).unwrap();
+    socket.read_exact(&mut [0; 32]).unwrap();
+    socket
 }
 
 fn tls_client(certificate: &str) -> rustls::ClientConnection {

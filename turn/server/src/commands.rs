@@ -48,7 +48,7 @@ pub(crate) struct WorkerSettings {
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerDoor {
     commands: Sender<WorkerCommand>,
-    handed_over: Sender<TlsClient>,
+    handed_over: Sender<Box<TlsClient>>,
     signals: Arc<Signals>,
     waker: Arc<Waker>,
 }
@@ -67,7 +67,7 @@ struct Signals {
 }
 
 /// A way to a worker that wakes up by `waker`; its commands, and the connections that others hand over to it.
-pub(crate) fn door(waker: Arc<Waker>) -> (WorkerDoor, Commands, Receiver<TlsClient>) {
+pub(crate) fn door(waker: Arc<Waker>) -> (WorkerDoor, Commands, Receiver<Box<TlsClient>>) {
     let (commands, received) = crossbeam_channel::bounded(COMMANDS_MAX);
     let (handed_over, taken) = crossbeam_channel::bounded(HANDED_OVER_MAX);
     let signals = Arc::new(Signals::default());
@@ -86,9 +86,9 @@ impl WorkerDoor {
         self.wake()
     }
 
-    /// Queues a connection; gives it back if there is no room.
-    pub(crate) fn hand_over(&self, client: TlsClient) -> Result<(), TlsClient> {
-        self.handed_over.try_send(client).map_err(|error| error.into_inner())?;
+    /// Queues a connection, or closes it if there is no room.
+    pub(crate) fn hand_over(&self, client: TlsClient) -> Result<(), TurnError> {
+        self.handed_over.try_send(Box::new(client)).map_err(|_| TurnError::Busy)?;
         // It is taken at the next turn at the latest.
         let _ = self.wake();
         Ok(())

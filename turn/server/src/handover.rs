@@ -40,7 +40,7 @@ impl TlsDoor {
     pub fn hand_over(&self, client: TlsClient) -> Result<(), TurnError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         let worker = self.workers.get(next % self.workers.len().max(1)).ok_or(TurnError::Busy)?;
-        worker.hand_over(client).map_err(|_| TurnError::Busy)
+        worker.hand_over(client)
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) struct Streams {
     peers: Peers,
     tls: Option<Arc<rustls::ServerConfig>>,
     settings: StreamSettings,
-    handed_over: Receiver<TlsClient>,
+    handed_over: Receiver<Box<TlsClient>>,
     chunk: Vec<u8>,
     /// Ended since the last call, for the core to be told.
     closed: Vec<FiveTuple>,
@@ -134,7 +134,7 @@ impl Streams {
     pub(crate) fn new(
         tls: Option<Arc<rustls::ServerConfig>>,
         settings: StreamSettings,
-        handed_over: Receiver<TlsClient>,
+        handed_over: Receiver<Box<TlsClient>>,
     ) -> Self {
         Self {
             listeners: Vec::new(),

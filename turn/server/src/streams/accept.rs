@@ -45,7 +45,7 @@ impl Streams {
         }
         for _ in 0..ACCEPTS_PER_TURN {
             let Ok(client) = self.handed_over.try_recv() else { break };
-            self.adopt_client(registry, client, now);
+            self.adopt_client(registry, *client, now);
         }
     }
 
