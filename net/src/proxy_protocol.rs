@@ -188,6 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn whatever_byte_is_wrong_the_header_is_read_or_refused() {
+        let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 28], &[0xc3, 0x50, 1, 0xbb]].concat();
+        let noted = [V4, &[4, 0, 3, 1, 2, 3, 0x20, 0, 2, 9, 9]].concat();
+        for header in [
+            b"PROXY TCP6 2001:db8::7 ::1 50000 443\r\n".to_vec(),
+            b"PROXY UNKNOWN 1 2\r\n".to_vec(),
+            v2(1, 0x11, &noted),
+            v2(1, 0x21, &v6),
+            v2(1, 0x31, &[0; 216]),
+        ] {
+            for (at, byte) in (0..header.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+                // Enough after it for whatever length it says.
+                let mut sent = [&header[..], &[b'\n'; 70_000]].concat();
+                sent[at] = byte;
+                let outcome = read(&sent, 4096);
+                let read = outcome.map(|(_, left)| sent.len() - left.len());
+                assert!(read.is_some_and(|read| read <= HEADER_BYTES_MAX_V2), "{byte} at {at}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
     fn balancers_are_known_by_their_networks() {
         let networks = ["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         for (address, expected) in [
