@@ -26,9 +26,11 @@
 //! - [`tunnel`]: the same between loops of one process, without a socket.
 //! - [`HoldBack`]: how long to wait for more, by the load.
 //! - [`reachable_addresses`]: where others can reach a socket.
+//! - [`ProxyHeaderReader`]: whose a connection is that a balancer makes.
 
 mod addresses;
 mod hold_back;
+mod proxy_protocol;
 mod recv;
 mod send;
 mod socket;
@@ -36,6 +38,7 @@ mod tunnel;
 
 pub use addresses::{interface_addresses, reachable_addresses};
 pub use hold_back::HoldBack;
+pub use proxy_protocol::{ProxyHeaderError, ProxyHeaderReader, is_trusted_balancer};
 pub use quinn_udp::EcnCodepoint;
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendStats};

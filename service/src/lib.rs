@@ -20,9 +20,11 @@
 //! - [`config`]: defaults, then a TOML file, then the environment, then flags; errors that name the place.
 //! - [`telemetry`]: logs and metrics.
 //! - [`http`]: the server, its health checks and `/metrics`.
+//! - [`tls`]: HTTPS, and other protocols on the same port.
 //! - [`shutdown`]: when to stop, and by when.
 
 pub mod config;
 pub mod http;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

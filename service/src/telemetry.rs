@@ -84,15 +84,48 @@ impl LogConfig {
 }
 
 /// Begins logging for the whole process.
-pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
+pub fn init(config: &LogConfig) -> Result<LogControl, TelemetryError> {
     let filter = config.filter()?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(terminal).with_target(false).try_init(),
+    let (set, result): (SetFilter, _) = match config.format {
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(move |filter| handle.reload(filter).is_ok()), builder.try_init())
+        }
+        LogFormat::Text => {
+            let builder = builder.with_ansi(terminal).with_target(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(move |filter| handle.reload(filter).is_ok()), builder.try_init())
+        }
+    };
+    result.map_err(|_| TelemetryError::Twice)?;
+    Ok(LogControl { set })
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Changes what is logged while the process runs.
+pub struct LogControl {
+    set: SetFilter,
+}
+
+impl LogControl {
+    /// From now on the level of `config` holds; its format does not change.
+    pub fn set_level(&self, config: &LogConfig) -> Result<(), TelemetryError> {
+        let filter = config.filter()?;
+        match (self.set)(filter) {
+            true => Ok(()),
+            false => Err(TelemetryError::Twice),
+        }
     }
-    .map_err(|_| TelemetryError::Twice)
+}
+
+impl fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogControl").finish_non_exhaustive()
+    }
 }
 
 /// Shows, in place of an address or a name, eight hexadecimal digits that are the same for the same value

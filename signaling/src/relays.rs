@@ -19,6 +19,7 @@ mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret as _;
@@ -37,7 +38,7 @@ use crate::config::SignalingConfig;
 /// allocation.
 const UNPLACED_REGIONS_MAX: usize = 4;
 
-/// The relays that clients may be told. Immutable, and without IO once it is made.
+/// The relays that clients may be told. Without IO once it is made; nothing changes but the own relay's secret.
 #[derive(Debug, Default)]
 pub struct Relays {
     /// In the order of the configuration.
@@ -79,7 +80,9 @@ struct Region {
 #[derive(Debug)]
 struct Server {
     urls: Vec<String>,
-    secret: TurnSecret,
+    /// That of the process's own relay may change.
+    secret: RwLock<TurnSecret>,
+    is_own: bool,
 }
 
 /// The relays cannot be told to anybody. The operator's fault.
@@ -119,13 +122,17 @@ impl Relays {
             regions.push(Region {
                 name: relay.region.clone(),
                 place: relay.coordinates(),
-                servers: vec![Server { urls: relay.urls.clone(), secret }],
+                servers: vec![Server {
+                    urls: relay.urls.clone(),
+                    secret: RwLock::new(secret),
+                    is_own: false,
+                }],
                 signal_url: relay.signal_url.clone(),
                 is_own: false,
             });
         }
         if let Some(OwnRelay { urls, secret }) = own.filter(|own| !own.urls.is_empty()) {
-            add_own(&mut regions, &config.region, Server { urls, secret });
+            add_own(&mut regions, &config.region, Server { urls, secret: RwLock::new(secret), is_own: true });
         }
         let places = match config.has_geoip_database() {
             true => Some(open_places(config)?),
@@ -145,6 +152,13 @@ impl Relays {
         })
     }
 
+    /// From now on the relay of this process checks passwords with another secret.
+    pub fn set_own_secret(&self, secret: &TurnSecret) {
+        for server in self.regions.iter().flat_map(|region| &region.servers).filter(|server| server.is_own) {
+            *server.secret.write().unwrap_or_else(PoisonError::into_inner) = secret.clone();
+        }
+    }
+
     /// The servers that a participant is told, with credentials from `now` on.
     pub(crate) fn ice_servers(
         &self,
@@ -155,7 +169,8 @@ impl Relays {
         let servers = self.chosen(client).into_iter().flat_map(|region| &region.servers);
         servers
             .map(|server| {
-                let made = server.secret.credentials(participant.as_str(), self.credentials_ttl, now);
+                let secret = server.secret.read().unwrap_or_else(PoisonError::into_inner);
+                let made = secret.credentials(participant.as_str(), self.credentials_ttl, now);
                 livekit::IceServer {
                     urls: server.urls.clone(),
                     username: made.username,

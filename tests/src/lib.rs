@@ -22,8 +22,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod live_server;
+mod ports;
 pub mod traffic;
 mod world;
 
 pub use live_server::{LiveServer, token};
+pub use ports::free_ports;
 pub use world::{ClientKey, Decoded, LinkConfig, Listener, Viewer, World};

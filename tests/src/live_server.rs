@@ -6,12 +6,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use zynk_auth::{Claims, KeyRing, VideoGrants};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// Between looks at the log.
+const LOG_POLL: Duration = Duration::from_millis(10);
 const LOG_TAIL_LINES: usize = 40;
 /// How long minted tokens are valid.
 const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
@@ -21,6 +23,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
 pub struct LiveServer {
     child: Child,
     http_port: u16,
+    https_port: u16,
     udp_ports: Vec<u16>,
     /// UDP and TCP, TLS.
     turn_ports: [u16; 2],
@@ -67,7 +70,8 @@ impl LiveServer {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let output = child.stdout.take().unwrap();
-        let mut server = Self { child, http_port: 0, udp_ports: Vec::new(), turn_ports: [0; 2], log };
+        let mut server =
+            Self { child, http_port: 0, https_port: 0, udp_ports: Vec::new(), turn_ports: [0; 2], log };
         let (sender, lines) = mpsc::channel();
         // Reads on for as long as the server lives, so that it never blocks on a full pipe.
         std::thread::spawn(move || {
@@ -82,6 +86,7 @@ impl LiveServer {
         server.turn_ports =
             [&ports["turn"], &ports["turn_tls"][0]].map(|at| at.as_u64().map_or(0, |_| port(at)));
         server.http_port = port(&ports["http"]);
+        server.https_port = ports["https"].as_u64().map_or(0, |_| port(&ports["https"]));
         server.udp_ports = ports["udp"].as_array().unwrap().iter().map(port).collect();
         server
     }
@@ -103,6 +108,38 @@ impl LiveServer {
     /// The relay's ports for UDP and TCP, and for TLS; 0 if there is none.
     pub fn turn_ports(&self) -> [u16; 2] {
         self.turn_ports
+    }
+
+    /// The port that HTTPS has, with TURN over TLS if it relays; 0 if there is none.
+    pub fn https_port(&self) -> u16 {
+        self.https_port
+    }
+
+    /// Sends it a signal, by its name without `SIG`.
+    ///
+    /// # Panics
+    ///
+    /// When that cannot be done.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "SIG{name} was not sent");
+    }
+
+    /// Waits until its log, from the beginning on, has so many lines with `text`; returns the last of them.
+    ///
+    /// # Panics
+    ///
+    /// When they do not come.
+    pub fn wait_for_log(&self, text: &str, lines: usize) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = std::fs::read_to_string(self.log.path()).unwrap();
+            if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(lines.saturating_sub(1)) {
+                return line.to_owned();
+            }
+            assert!(begun.elapsed() < START_LIMIT, "{text:?} is not {lines} times in\n{log}");
+            std::thread::sleep(LOG_POLL);
+        }
     }
 
     /// Base URL of its HTTP, e.g. `http://127.0.0.1:40123`.

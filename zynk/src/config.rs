@@ -14,6 +14,7 @@ use zynk_auth::KeyRing;
 use zynk_service::config::{Loader, example_toml};
 use zynk_service::http::HttpConfig;
 use zynk_service::telemetry::LogConfig;
+use zynk_service::tls::TlsConfig;
 use zynk_sfu_server::SfuConfig;
 use zynk_signaling::{GuestConfig, SignalingConfig, WebhookConfig};
 use zynk_turn_server::TurnConfig;
@@ -56,6 +57,9 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// The HTTP server.
     pub(crate) http: HttpConfig,
+    /// HTTPS and secure WebSocket. If this process relays, TURN over TLS is served on the same port: firewalls that let
+    /// nothing else out let that through.
+    pub(crate) tls: TlsConfig,
     /// Media.
     pub(crate) sfu: SfuConfig,
     /// The relay.
@@ -92,6 +96,7 @@ impl Default for Config {
             keys: BTreeMap::new(),
             log: LogConfig::default(),
             http: HttpConfig::default(),
+            tls: TlsConfig::default(),
             sfu: SfuConfig::default(),
             turn: TurnConfig::default(),
             signaling: SignalingConfig::default(),
@@ -105,6 +110,25 @@ impl Config {
     /// The API keys, in the order of their names.
     pub(crate) fn key_ring(&self) -> KeyRing {
         KeyRing::new(self.keys.clone())
+    }
+}
+
+/// Where a process has its configuration from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// `zynk dev` with its flags.
+    Dev(ServerFlags),
+    /// `zynk run` with its flags, which name the file.
+    Run(RunArguments),
+}
+
+impl Source {
+    /// Reads it.
+    pub(crate) fn load(&self) -> Result<Config> {
+        match self {
+            Self::Dev(flags) => load_dev(flags),
+            Self::Run(arguments) => load(arguments),
+        }
     }
 }
 
@@ -191,6 +215,7 @@ fn with_flags(loader: Loader, flags: &ServerFlags) -> Loader {
         ("--port", "port", flags.port.map(|port| port.to_string())),
         ("--ice-tcp-port", "sfu.ice_tcp_port", flags.ice_tcp_port.or(any).map(|port| port.to_string())),
         ("--udp-port", "sfu.udp_port_first", flags.udp_port.or(any).map(|port| port.to_string())),
+        ("--port", "tls.port", any.map(|port: u16| port.to_string())),
         ("--turn-port", "turn.port", flags.turn_port.or(any).map(|port| port.to_string())),
         ("--workers", "sfu.workers", flags.workers.map(|count| count.to_string())),
         ("--announce", "sfu.announce", (!announce.is_empty()).then(|| format!("[{}]", announce.join(",")))),

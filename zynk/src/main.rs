@@ -1,8 +1,10 @@
 //! The `zynk` binary: `zynk dev` to try it out, `zynk run` to serve, and the commands that go with them.
 
+mod certificates;
 mod cli;
 mod config;
 mod keys;
+mod reload;
 mod roles;
 mod room;
 mod server;
@@ -35,12 +37,12 @@ async fn main() -> ExitCode {
 async fn execute(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Dev(arguments) => {
-            let config = config::load_dev(&arguments.server)?;
-            server::run(config, arguments.server.print_ports, server::Mode::Dev).await
+            let print_ports = arguments.server.print_ports;
+            server::run(config::Source::Dev(arguments.server), print_ports).await
         }
         Command::Run(arguments) => {
-            let config = config::load(&arguments)?;
-            server::run(config, arguments.server.print_ports, server::Mode::Run).await
+            let print_ports = arguments.server.print_ports;
+            server::run(config::Source::Run(arguments), print_ports).await
         }
         Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n")),
         Command::Turn(command) => print(&turn::execute(&command)?),

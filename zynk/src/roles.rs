@@ -2,6 +2,7 @@
 //! signaling first, which says goodbye to clients, then the media that those clients still use meanwhile, and the relay
 //! through which they may reach it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,12 @@ use zynk_auth::KeyRing;
 use zynk_bus::Bus;
 use zynk_service::http::Readiness;
 use zynk_service::shutdown::Shutdown;
+use zynk_service::tls::{Certificate, OtherProtocol};
 use zynk_sfu_server::{SfuHandle, SfuHealth};
 use zynk_signaling::{Directory, OwnRelay, Relays, WebhookDispatcher};
-use zynk_turn_server::{ShortCut, TurnHandle};
+use zynk_turn_server::{ShortCut, TURN_ALPN, TlsClient, TurnHandle};
 
+use crate::certificates;
 use crate::config::{Config, Role};
 
 /// How often the media workers are asked whether they still turn.
@@ -38,28 +41,59 @@ struct Sfu {
 
 struct Signaling {
     directory: Directory,
+    relays: Arc<Relays>,
     webhooks: JoinHandle<()>,
     stop_webhooks: CancellationToken,
 }
 
 impl Roles {
-    /// Starts what the configuration lists. Each registers its metrics and its readiness check.
-    pub(crate) async fn start(config: &Config, registry: &mut Registry, ready: &Readiness) -> Result<Self> {
+    /// Starts what the configuration lists. Each registers its metrics and its readiness check. `shared` is the port that
+    /// HTTPS and TURN over TLS have together, and its certificate.
+    pub(crate) async fn start(
+        config: &Config,
+        shared: Option<SocketAddr>,
+        certificate: Option<&Certificate>,
+        registry: &mut Registry,
+        ready: &Readiness,
+    ) -> Result<Self> {
         let bus = zynk_bus::connect(&config.bus).await?;
         let has = |role| config.roles.contains(&role);
         let sfu = if has(Role::Sfu) { Some(start_sfu(config, &bus, registry, ready).await?) } else { None };
         // It lets clients through to the media of this process.
         let turn = match has(Role::Turn) {
-            true => Some(start_turn(config, sfu.as_ref(), registry, ready)?),
+            true => Some(start_turn(config, sfu.as_ref(), certificate, registry, ready)?),
             false => None,
         };
-        let own_relay = turn.as_ref().and_then(|turn| own_relay(config, turn));
+        let own_relay = turn.as_ref().and_then(|turn| own_relay(config, turn, shared));
         let signaling = if has(Role::Signaling) {
             Some(start_signaling(config, bus, own_relay, registry, ready).await?)
         } else {
             None
         };
         Ok(Self { sfu, signaling, turn })
+    }
+
+    /// Takes another configuration, as far as that is possible; `certificate` is that of `[tls]`.
+    pub(crate) fn reload(&mut self, config: &Config, certificate: Option<&Certificate>) -> Result<()> {
+        let Some(turn) = &mut self.turn else { return Ok(()) };
+        let keys = config.key_ring();
+        turn.reload(&config.turn, &keys, certificate.map(certificates::for_relay).as_ref())?;
+        if let (Some(Signaling { relays, .. }), Some(secret)) = (&self.signaling, config.turn.secret(&keys)) {
+            relays.set_own_secret(&secret);
+        }
+        Ok(())
+    }
+
+    /// What takes the connections of the shared port that are not HTTP, if this process relays.
+    pub(crate) fn tls_protocol(&self) -> Option<OtherProtocol> {
+        let door = self.turn.as_ref()?.tls_door();
+        let take = move |connection: zynk_service::tls::TlsConnection| {
+            let zynk_service::tls::TlsConnection { socket, tls, received, client } = connection;
+            if let Err(error) = door.hand_over(TlsClient { socket, tls, received, client }) {
+                tracing::debug!(%error, "a relay's client was closed");
+            }
+        };
+        Some(OtherProtocol { alpn: TURN_ALPN, recognizes: zynk_turn_server::is_turn, take: Arc::new(take) })
     }
 
     /// What they serve over HTTP.
@@ -116,7 +150,7 @@ impl Roles {
         // What is cut off here leaves time for the media to end.
         let limit = shutdown.deadline().saturating_duration_since(Instant::now()).mul_f32(0.8);
         let ended = shutdown.drained_within(limit, async {
-            if let Some(Signaling { directory, webhooks, stop_webhooks }) = self.signaling {
+            if let Some(Signaling { directory, webhooks, stop_webhooks, .. }) = self.signaling {
                 directory.shutdown().await;
                 // Unfinished requests may still hold the directory, and so the dispatcher's senders.
                 stop_webhooks.cancel();
@@ -171,8 +205,11 @@ async fn start_sfu(
 }
 
 /// What clients are told of the relay of this process.
-fn own_relay(config: &Config, turn: &TurnHandle) -> Option<OwnRelay> {
-    let urls = config.turn.urls(turn.addresses());
+fn own_relay(config: &Config, turn: &TurnHandle, shared: Option<SocketAddr>) -> Option<OwnRelay> {
+    let mut addresses = turn.addresses().clone();
+    // Before ports of its own: it is the one that most networks let through.
+    addresses.tls.splice(..0, shared);
+    let urls = config.turn.urls(&addresses);
     let secret = config.turn.secret(&config.key_ring())?;
     (!urls.is_empty()).then_some(OwnRelay { urls, secret })
 }
@@ -180,6 +217,7 @@ fn own_relay(config: &Config, turn: &TurnHandle) -> Option<OwnRelay> {
 fn start_turn(
     config: &Config,
     sfu: Option<&Sfu>,
+    certificate: Option<&Certificate>,
     registry: &mut Registry,
     ready: &Readiness,
 ) -> Result<TurnHandle> {
@@ -189,8 +227,11 @@ fn start_turn(
         let tunnels = sfu.map(|sfu| sfu.handle.tunnels(&waker)).unwrap_or_default();
         tunnels.into_iter().map(|(addresses, tunnel)| ShortCut { addresses, tunnel }).collect()
     };
-    let handle = zynk_turn_server::start(&config.turn, &config.key_ring(), services, &connect, registry)
-        .context("the relay cannot start")?;
+    let certificate = certificate.map(certificates::for_relay);
+    let keys = config.key_ring();
+    let handle =
+        zynk_turn_server::start(&config.turn, &keys, services, certificate.as_ref(), &connect, registry)
+            .context("the relay cannot start")?;
     let health = handle.health();
     tokio::spawn(async move {
         loop {
@@ -216,10 +257,11 @@ async fn start_signaling(
     let keys: Arc<KeyRing> = Arc::new(config.key_ring());
     let (sender, dispatcher) = WebhookDispatcher::new(&config.webhooks, Arc::clone(&keys))?;
     let relays = Arc::new(Relays::new(&config.signaling, &keys, own_relay)?);
-    let directory = Directory::new(Arc::new(config.signaling.clone()), keys, relays, store, bus, sender);
+    let directory =
+        Directory::new(Arc::new(config.signaling.clone()), keys, relays.clone(), store, bus, sender);
     directory.register_metrics(registry);
     check.pass();
     let stop_webhooks = CancellationToken::new();
     let webhooks = tokio::spawn(dispatcher.run_until(stop_webhooks.clone()));
-    Ok(Signaling { directory, webhooks, stop_webhooks })
+    Ok(Signaling { directory, relays, webhooks, stop_webhooks })
 }

@@ -96,7 +96,10 @@ fn sharing_urls(config: &Config) -> Vec<String> {
     let addresses = TurnAddresses {
         udp: if turn.udp { at(&[turn.port]) } else { Vec::new() },
         tcp: if turn.tcp { at(&[turn.port]) } else { Vec::new() },
-        tls: at(&turn.tls_ports),
+        tls: match config.tls.enabled {
+            true => at(&[&[config.tls.port], turn.tls_ports.as_slice()].concat()),
+            false => at(&turn.tls_ports),
+        },
         ..TurnAddresses::default()
     };
     let mut urls = match config.roles.contains(&Role::Turn) {
@@ -218,6 +221,19 @@ tls_ports = [443]
         assert_eq!(made["uris"], serde_json::json!(uris));
         let error = run_with("roles = ['turn']", &["credentials"]).unwrap_err().to_string();
         assert_eq!(error, "there is no API key, and nothing in turn.auth_secrets");
+    }
+
+    #[test]
+    fn the_port_shared_with_https_comes_first() {
+        let config = "[tls]\nenabled = true\nport = 8443\n[turn]\ndomain = 'relay.example.org'\nudp = false\ntls_ports = [5349]\nauth_secrets = ['north']";
+        let made = run_with(&format!("{CONFIG}{config}"), &["credentials", "--json"]).unwrap();
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        let uris = [
+            "turn:relay.example.org:3478?transport=tcp",
+            "turns:relay.example.org:8443?transport=tcp",
+            "turns:relay.example.org:5349?transport=tcp",
+        ];
+        assert_eq!(made["uris"], serde_json::json!(uris));
     }
 
     #[test]

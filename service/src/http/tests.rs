@@ -1,4 +1,8 @@
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 

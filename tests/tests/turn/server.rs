@@ -1,9 +1,8 @@
 //! The server that the checks are run against.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -11,11 +10,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_millis(50);
 /// Between looks whether it listens.
 const POLL: Duration = Duration::from_millis(10);
-/// Ports below those that the kernel hands out by itself, in blocks, so that tests that run at the same time do not
-/// meet.
-const PORTS_START: u16 = 12_000;
-const PORT_BLOCKS: u32 = 1_200;
-const PORTS_OF_BLOCK: u16 = 16;
 
 /// coturn; Debian's package, as `scripts/setup.sh test` installs it.
 const COTURN: &str = "turnserver";
@@ -142,7 +136,7 @@ impl TurnUnderTest {
         let certificate = rcgen::generate_simple_self_signed(names).unwrap();
         std::fs::write(folder.path().join("certificate.pem"), certificate.cert.pem()).unwrap();
         std::fs::write(folder.path().join("key.pem"), certificate.signing_key.serialize_pem()).unwrap();
-        let base = free_ports();
+        let base = zynk_tests::free_ports();
         // coturn takes the port after each of these as well.
         let ports = Ports { plain: base, secure: base + 2 };
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -263,24 +257,4 @@ fn udp_is_taken(port: u16) -> bool {
         let mut addresses = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
         addresses.any(|address| address.ends_with(&local))
     })
-}
-
-/// The first of [`PORTS_OF_BLOCK`] ports that nobody uses.
-fn free_ports() -> u16 {
-    static BLOCKS: AtomicU32 = AtomicU32::new(0);
-    let is_free = |port: u16| {
-        [Family::V4, Family::V6].iter().all(|family| {
-            let address = SocketAddr::new(family.loopback(), port);
-            UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
-        })
-    };
-    for _ in 0..PORT_BLOCKS {
-        // Neighbours in time have process numbers that are neighbours.
-        let number = std::process::id().wrapping_add(BLOCKS.fetch_add(17, Ordering::Relaxed)) % PORT_BLOCKS;
-        let first = PORTS_START + u16::try_from(number).unwrap() * PORTS_OF_BLOCK;
-        if (first..first + PORTS_OF_BLOCK).all(is_free) {
-            return first;
-        }
-    }
-    panic!("no block of ports is free");
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zynk_auth::{KeyRing, TurnSecret};
 use zynk_turn_core::{Credentials, PeerPolicy, Quotas, Rate, RelayAddress, ServerConfig};
 
+use crate::streams::StreamSettings;
 use crate::{TurnAddresses, TurnError};
 
 /// Most workers of one relay.
@@ -42,7 +43,8 @@ pub struct TurnConfig {
     pub tls_ports: Vec<u16>,
     /// Ports for DTLS over UDP.
     pub dtls_ports: Vec<u16>,
-    /// The certificate chain for TLS and DTLS, in PEM. Without one, a certificate is made that no browser trusts.
+    /// The certificate chain for TLS and DTLS, in PEM. Without one that of `[tls]` is shown; without that either, one is made
+    /// that no browser trusts.
     pub certificate_file: Option<PathBuf>,
     /// The certificate's private key, in PEM. DTLS needs one for ECDSA.
     pub private_key_file: Option<PathBuf>,
@@ -88,6 +90,10 @@ pub struct TurnConfig {
     pub nonce_lifetime_s: u64,
     /// Where clients are sent while this relay drains or is full; at most one of each family is used.
     pub alternate_servers: Vec<SocketAddr>,
+    /// Networks of balancers that begin each TCP or TLS connection with a PROXY header (version 1 or 2), which says whose it
+    /// is. A connection from there without one is closed; one from elsewhere is taken as it is. Datagrams have no such header.
+    #[schemars(with = "Vec<String>")]
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Limits.
     pub limits: TurnLimits,
 }
@@ -147,6 +153,7 @@ impl Default for TurnConfig {
             lifetime_s_max: 3600,
             nonce_lifetime_s: 3600,
             alternate_servers: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             limits: TurnLimits::default(),
         }
     }
@@ -288,6 +295,15 @@ impl TurnConfig {
             .iter()
             .map(|bind| RelayAddress { bind: *bind, announce: announced(bind).unwrap_or(*bind) })
             .collect()
+    }
+
+    /// What streams of clients are told.
+    pub(crate) fn streams(&self) -> StreamSettings {
+        StreamSettings {
+            connections_max: self.limits.connections_max,
+            connections_per_source_max: self.limits.connections_per_source_max,
+            balancers: self.proxy_protocol_from.clone(),
+        }
     }
 
     /// What the core is told. `services` are addresses of this machine that clients may reach.

@@ -6,7 +6,7 @@
 mod cookie;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may be silent. Clients refresh their permissions every five minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How long a client may stay that has no allocation.
+const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Bytes of one record at most: what a datagram holds.
 const RECORD_BYTES_MAX: usize = 65_535;
 
@@ -36,6 +39,8 @@ pub(crate) struct DtlsClients {
     /// Clients in handshakes, in the order of coming; some may have finished or gone.
     handshakes: VecDeque<FiveTuple>,
     clients_max: usize,
+    per_source: FxHashMap<IpAddr, usize>,
+    per_source_max: usize,
     buffer: Vec<u8>,
     closed: Vec<FiveTuple>,
 }
@@ -46,6 +51,8 @@ struct Client {
     is_connected: bool,
     came_at: Instant,
     heard_at: Instant,
+    /// Since when no allocation hangs on it.
+    unproven_since: Option<Instant>,
     deadline: Option<Instant>,
 }
 
@@ -68,9 +75,24 @@ impl DtlsClients {
             clients: FxHashMap::default(),
             handshakes: VecDeque::new(),
             clients_max,
+            per_source: FxHashMap::default(),
+            per_source_max: usize::MAX,
             buffer: vec![0; RECORD_BYTES_MAX],
             closed: Vec::new(),
         })
+    }
+
+    /// How many clients there may be, in all and from one address. Those that are there stay.
+    pub(crate) fn set_limits(&mut self, clients_max: usize, per_source_max: usize) {
+        self.clients_max = clients_max;
+        self.per_source_max = per_source_max;
+    }
+
+    /// An allocation hangs on a client, or none any more.
+    pub(crate) fn set_proven(&mut self, five_tuple: FiveTuple, is_proven: bool, now: Instant) {
+        if let Some(client) = self.clients.get_mut(&five_tuple) {
+            client.unproven_since = (!is_proven).then_some(now);
+        }
     }
 
     pub(crate) fn set_certificate(&mut self, certificate: Option<dimpl::DtlsCertificate>) {
@@ -130,24 +152,34 @@ impl DtlsClients {
             send(five_tuple, &self.cookies.answer(&hello, five_tuple.client, now));
             return false;
         };
-        if self.clients.len() >= self.clients_max {
+        let source = source_key(five_tuple.client);
+        let from_source = self.per_source.get(&source).copied().unwrap_or(0);
+        if self.clients.len() >= self.clients_max || from_source >= self.per_source_max {
             return false;
         }
         self.handshakes.retain(|known| self.clients.get(known).is_some_and(|client| !client.is_connected));
         if self.handshakes.len() >= HANDSHAKES_MAX
             && let Some(oldest) = self.handshakes.pop_front()
         {
-            self.clients.remove(&oldest);
+            self.remove(&oldest);
         }
         let dtls = dimpl::Dtls::new_12(self.config.clone(), certificate, now);
-        let mut client =
-            Client { dtls, proof, is_connected: false, came_at: now, heard_at: now, deadline: None };
+        let mut client = Client {
+            dtls,
+            proof,
+            is_connected: false,
+            came_at: now,
+            heard_at: now,
+            unproven_since: Some(now),
+            deadline: None,
+        };
         if client.dtls.handle_timeout(now).is_err() || client.dtls.handle_packet(&FIRST_HELLO).is_err() {
             return false;
         }
         client.drain(five_tuple, &mut self.buffer, &mut |_, _| {}, &mut |_, _| {});
         self.handshakes.push_back(five_tuple);
         self.clients.insert(five_tuple, client);
+        *self.per_source.entry(source).or_insert(0) += 1;
         true
     }
 
@@ -173,10 +205,13 @@ impl DtlsClients {
             let silent = now.saturating_duration_since(client.heard_at) >= IDLE_TIMEOUT;
             let slow =
                 !client.is_connected && now.saturating_duration_since(client.came_at) >= HANDSHAKE_TIMEOUT;
+            let nobodys = client
+                .unproven_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= UNPROVEN_TIMEOUT);
             let failed = client.deadline.is_some_and(|deadline| deadline <= now)
                 && (client.dtls.handle_timeout(now).is_err()
                     || client.drain(*five_tuple, &mut self.buffer, &mut send, &mut |_, _| {}));
-            if silent || slow || failed {
+            if silent || slow || nobodys || failed {
                 over.push(*five_tuple);
             }
         }
@@ -203,7 +238,15 @@ impl DtlsClients {
     }
 
     fn remove(&mut self, five_tuple: &FiveTuple) {
-        if self.clients.remove(five_tuple).is_some_and(|client| client.is_connected) {
+        let Some(client) = self.clients.remove(five_tuple) else { return };
+        let source = source_key(five_tuple.client);
+        if let Some(count) = self.per_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&source);
+            }
+        }
+        if client.is_connected {
             self.closed.push(*five_tuple);
         }
     }

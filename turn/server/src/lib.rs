@@ -8,7 +8,7 @@
 //! let keys = KeyRing::single("devkey", "secret");
 //! let config = TurnConfig { bind: vec!["127.0.0.1".parse()?], port: 0, ..TurnConfig::default() };
 //! let mut registry = prometheus_client::registry::Registry::default();
-//! let relay = zynk_turn_server::start(&config, &keys, Vec::new(), &|_| Vec::new(), &mut registry)?;
+//! let relay = zynk_turn_server::start(&config, &keys, Vec::new(), None, &|_| Vec::new(), &mut registry)?;
 //! assert_eq!(relay.addresses().udp.len(), 1);
 //! assert!(relay.control().list().await?.is_empty());
 //! relay.join().await;
@@ -18,12 +18,16 @@
 //!
 //! - [`TurnConfig`]: what an operator can set.
 //! - [`start`]: binds and runs; [`TurnHandle`], [`TurnControl`], [`TurnHealth`]: steering what runs.
+//! - [`TlsDoor`], [`is_turn`]: sharing a port with HTTPS.
 //! - [`router`]: the operator's API.
 
+mod commands;
 mod config;
 mod dtls;
+mod handover;
 mod http;
 mod metrics;
+mod refusals;
 mod relays;
 mod server;
 mod short_cuts;
@@ -33,7 +37,9 @@ mod tokens;
 mod worker;
 
 pub use config::{TurnConfig, TurnLimits, WORKERS_MAX};
+pub use handover::{TURN_ALPN, TlsClient, TlsDoor, is_turn};
 pub use http::{AllocationEntry, router};
 pub use server::{TurnAddresses, TurnControl, TurnError, TurnHandle, TurnHealth, start};
 pub use short_cuts::{ConnectServices, ShortCut};
+pub use tls::TurnCertificate;
 pub use zynk_turn_core::{AllocationId, AllocationReport, Transport};

@@ -1,12 +1,12 @@
 //! Starting, steering and ending the relay.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Sender, TrySendError};
 use mio::{Poll, Waker};
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,17 +15,16 @@ use zynk_auth::KeyRing;
 use zynk_net::{BindError, SocketOptions, UdpSocket};
 use zynk_turn_core::{AllocationId, AllocationReport, Transport, TurnServer};
 
+use crate::commands::{self, WorkerCommand, WorkerDoor, WorkerSettings};
 use crate::config::TurnConfig;
 use crate::dtls::DtlsClients;
+use crate::handover::TlsDoor;
 use crate::metrics::{self, WorkerMetrics};
 use crate::short_cuts::{ConnectServices, ShortCuts};
-use crate::streams::{StreamLimits, Streams};
-use crate::tls::Certificate;
+use crate::streams::Streams;
+use crate::tls::{self, Certificate, TurnCertificate};
 use crate::tokens::{self, Kind};
-use crate::worker::{ClientSocket, Worker, WorkerCommand, WorkerParts};
-
-/// Commands that wait for a worker. When there are as many, [`TurnHandle`] says that it is busy.
-const COMMANDS_MAX: usize = 64;
+use crate::worker::{ClientSocket, Worker, WorkerParts};
 
 /// Ports that are tried when any free one will do.
 const FREE_PORT_TRIES: usize = 32;
@@ -100,16 +99,21 @@ pub struct TurnHandle {
     workers: Vec<WorkerDoor>,
     threads: Vec<JoinHandle<()>>,
     addresses: TurnAddresses,
-    nonce_key: [u8; 32],
+    nonce_key: NonceKey,
     services: Vec<SocketAddr>,
+    /// What is shown where nobody has another certificate.
+    self_signed: Option<TurnCertificate>,
     health: TurnHealth,
 }
 
-/// A worker as the rest sees it.
-#[derive(Clone, Debug)]
-struct WorkerDoor {
-    commands: Sender<WorkerCommand>,
-    waker: Arc<Waker>,
+/// What nonces are made with.
+struct NonceKey([u8; 32]);
+
+/// Shows nothing of it.
+impl fmt::Debug for NonceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NonceKey")
+    }
 }
 
 /// Steers a running relay; clones share it, and do not keep it alive.
@@ -133,15 +137,6 @@ impl TurnHealth {
     /// Allocations now.
     pub fn allocations(&self) -> u64 {
         self.workers.iter().map(|worker| worker.allocations()).sum()
-    }
-}
-
-impl WorkerDoor {
-    fn send(&self, command: WorkerCommand) -> Result<(), TurnError> {
-        self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) | TrySendError::Disconnected(_) => TurnError::Busy,
-        })?;
-        self.waker.wake().map_err(|_| TurnError::Busy)
     }
 }
 
@@ -179,17 +174,34 @@ impl TurnHandle {
         TurnControl { workers: self.workers.clone() }
     }
 
-    /// Takes another configuration, and reads the certificate anew. Ports and addresses stay: they take a restart.
-    pub fn reload(&self, config: &TurnConfig, keys: &KeyRing) -> Result<(), TurnError> {
+    /// For who accepts TURN over TLS on a port of its own.
+    pub fn tls_door(&self) -> TlsDoor {
+        TlsDoor::new(&self.workers)
+    }
+
+    /// Takes another configuration, and reads the certificate anew; `certificate` is what is shown if the configuration names
+    /// none. Allocations go on. Addresses, ports and the number of workers stay: they take a restart.
+    pub fn reload(
+        &mut self,
+        config: &TurnConfig,
+        keys: &KeyRing,
+        certificate: Option<&TurnCertificate>,
+    ) -> Result<(), TurnError> {
         config.check()?;
         let credentials = config.credentials(keys);
         if credentials.is_empty() {
             return Err(TurnError::NoCredentials);
         }
-        let certificate = Certificate::load(config)?;
+        let certificate = load_certificate(config, certificate, &mut self.self_signed)?;
+        let workers = u8::try_from(self.workers.len()).unwrap_or(u8::MAX);
+        let config = &TurnConfig { workers, ..config.clone() };
         for (worker, index) in self.workers.iter().zip(0..) {
-            let server = config.server(credentials.clone(), &self.services, self.nonce_key, index);
-            worker.send(WorkerCommand::Configure(Box::new(server), certificate.clone()))?;
+            let settings = WorkerSettings {
+                server: config.server(credentials.clone(), &self.services, self.nonce_key.0, index),
+                streams: config.streams(),
+                certificate: certificate.clone(),
+            };
+            worker.send(WorkerCommand::Configure(Box::new(settings)))?;
         }
         Ok(())
     }
@@ -223,11 +235,13 @@ impl TurnHandle {
 }
 
 /// Starts the relay: binds its sockets and starts its threads. `services` are addresses of this machine that clients may
-/// reach through it: the media ports of our own SFU. `connect` makes the short cuts there for each worker.
+/// reach through it: the media ports of our own SFU. `connect` makes the short cuts there for each worker. `certificate`
+/// is shown if the configuration names none; without either, one is made that nobody trusts.
 pub fn start(
     config: &TurnConfig,
     keys: &KeyRing,
     services: Vec<SocketAddr>,
+    certificate: Option<&TurnCertificate>,
     connect: &ConnectServices<'_>,
     registry: &mut Registry,
 ) -> Result<TurnHandle, TurnError> {
@@ -236,7 +250,8 @@ pub fn start(
     if credentials.is_empty() {
         return Err(TurnError::NoCredentials);
     }
-    let certificate = Certificate::load(config)?;
+    let mut self_signed = None;
+    let certificate = load_certificate(config, certificate, &mut self_signed)?;
     let port = if config.port == 0 { free_port(config)? } else { config.port };
     let config = &TurnConfig { port, ..config.clone() };
     let nonce_key: [u8; 32] = rand::random();
@@ -247,26 +262,24 @@ pub fn start(
         let poll = Poll::new().map_err(TurnError::Thread)?;
         let waker =
             Arc::new(Waker::new(poll.registry(), tokens::token(Kind::Waker, 0)).map_err(TurnError::Thread)?);
+        let (door, commands, handed_over) = commands::door(waker.clone());
         let server = config.server(credentials.clone(), &services, nonce_key, index);
         let server = TurnServer::new(server, rand::random(), Instant::now(), SystemTime::now());
         let sockets = bind_sockets(config, &mut addresses)?;
-        let limits = StreamLimits {
-            connections_max: config.limits.connections_max,
-            connections_per_source_max: config.limits.connections_per_source_max,
-        };
-        let mut streams = Streams::new(Some(certificate.tls.clone()), limits);
+        let mut streams = Streams::new(Some(certificate.tls.clone()), config.streams(), handed_over);
         listen_all(config, &poll, &mut streams, &mut addresses)?;
-        let dtls = DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max, Instant::now())
-            .map_err(|error| TurnError::Dtls(error.to_string()))?;
-        let (commands, received) = crossbeam_channel::bounded(COMMANDS_MAX);
+        let mut dtls =
+            DtlsClients::new(certificate.dtls.clone(), config.limits.connections_max, Instant::now())
+                .map_err(|error| TurnError::Dtls(error.to_string()))?;
+        dtls.set_limits(config.limits.connections_max, config.limits.connections_per_source_max);
         let worker = Worker::new(WorkerParts {
             server,
             poll,
-            commands: received,
+            commands,
             sockets,
             streams,
             dtls,
-            short_cuts: ShortCuts::new(connect(waker.clone())),
+            short_cuts: ShortCuts::new(connect(waker)),
             hold_back_max: Duration::from_micros(config.hold_back_us_max),
             metrics: metrics.clone(),
         })
@@ -280,7 +293,7 @@ pub fn start(
             }
         });
         threads.push(thread.map_err(TurnError::Thread)?);
-        workers.push(WorkerDoor { commands, waker });
+        workers.push(door);
         health.push(metrics);
     }
     metrics::register(registry, health.clone());
@@ -289,9 +302,23 @@ pub fn start(
         workers,
         threads,
         addresses,
-        nonce_key,
+        nonce_key: NonceKey(nonce_key),
         services,
+        self_signed,
         health: TurnHealth { workers: health },
+    })
+}
+
+/// The configuration's certificate, or what stands in for it; made here and kept in `self_signed` if nothing does.
+fn load_certificate(
+    config: &TurnConfig,
+    certificate: Option<&TurnCertificate>,
+    self_signed: &mut Option<TurnCertificate>,
+) -> Result<Certificate, TurnError> {
+    Certificate::load(config, || match (certificate, &self_signed) {
+        (Some(certificate), _) => Ok(certificate.clone()),
+        (None, Some(made)) => Ok(made.clone()),
+        (None, None) => Ok(self_signed.insert(tls::self_signed()?).clone()),
     })
 }
 

@@ -1,12 +1,14 @@
 //! Clients over TCP and TLS, and the connections of peers that go through to them (RFC 6062).
 //!
 //! ```text
-//!  accept ─► (TLS handshake) ─► frames ─► core
-//!                                 └─ ConnectionBind ─► spliced: bytes go to the peer's connection as they are, and back
+//!  accept ─► (PROXY header) ─► (TLS handshake) ─► frames ─► core
+//!  handed over, with its handshake done ───────────┘   └─ ConnectionBind ─► spliced: bytes go to the peer's connection as
+//!                                                                           they are, and back
 //! ```
 //! A stream is nobody's until an allocation or a peer's connection hangs on it. Such streams are few and do not live
 //! long; who reads slowly loses data, not the stream, and costs a bounded amount of memory.
 
+mod accept;
 mod peers;
 mod stream;
 
@@ -18,12 +20,15 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
+use ipnet::IpNet;
 use mio::{Interest, Registry, Token};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use zynk_turn_core::{FiveTuple, Frame, PeerConnectionKey, Transport, next_frame};
 
 use crate::dtls::source_key;
+use crate::handover::TlsClient;
 use crate::tokens::{self, Kind};
 use peers::Peers;
 use stream::{ReadOutcome, Stream};
@@ -40,9 +45,6 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream that took nothing for so long while bytes wait for it is closed.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Streams accepted in one turn, so that others are served too.
-const ACCEPTS_PER_TURN: usize = 64;
-
 /// Bytes read from one stream in one turn.
 const READ_BYTES_PER_TURN: usize = 128 * 1024;
 
@@ -58,11 +60,13 @@ const UNPROVEN_WAITING_MAX: usize = 64 * 1024;
 /// Bytes that wait on one side of two connections that are one before nothing more is read from the other.
 const SPLICE_WAITING_MAX: usize = 256 * 1024;
 
-/// Limits of streams.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StreamLimits {
+/// What streams are told; it may change.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamSettings {
     pub(crate) connections_max: usize,
     pub(crate) connections_per_source_max: usize,
+    /// Connections from there begin with a PROXY header.
+    pub(crate) balancers: Vec<IpNet>,
 }
 
 /// What happened on streams.
@@ -109,7 +113,8 @@ pub(crate) struct Streams {
     dirty: Vec<usize>,
     peers: Peers,
     tls: Option<Arc<rustls::ServerConfig>>,
-    limits: StreamLimits,
+    settings: StreamSettings,
+    handed_over: Receiver<Box<TlsClient>>,
     chunk: Vec<u8>,
     /// Ended since the last call, for the core to be told.
     closed: Vec<FiveTuple>,
@@ -126,7 +131,11 @@ struct Listener {
 }
 
 impl Streams {
-    pub(crate) fn new(tls: Option<Arc<rustls::ServerConfig>>, limits: StreamLimits) -> Self {
+    pub(crate) fn new(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        settings: StreamSettings,
+        handed_over: Receiver<Box<TlsClient>>,
+    ) -> Self {
         Self {
             listeners: Vec::new(),
             slab: Slab::new(),
@@ -138,7 +147,8 @@ impl Streams {
             dirty: Vec::new(),
             peers: Peers::default(),
             tls,
-            limits,
+            settings,
+            handed_over,
             chunk: vec![0; 64 * 1024],
             closed: Vec::new(),
             stats: StreamStats::default(),
@@ -160,8 +170,9 @@ impl Streams {
         Ok(())
     }
 
-    /// From now on handshakes show this certificate.
-    pub(crate) fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) {
+    /// From now on other limits hold, and handshakes show another certificate.
+    pub(crate) fn configure(&mut self, settings: StreamSettings, tls: Arc<rustls::ServerConfig>) {
+        self.settings = settings;
         self.tls = Some(tls);
     }
 
@@ -193,86 +204,9 @@ impl Streams {
     pub(crate) fn is_waiting(&self) -> bool {
         !self.closed.is_empty()
             || !self.readable.is_empty()
+            || !self.handed_over.is_empty()
             || self.listeners.iter().any(|listener| listener.acceptable)
             || self.peers.is_waiting()
-    }
-
-    /// Accepts what came.
-    pub(crate) fn accept(&mut self, registry: &Registry, now: Instant) {
-        for at in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_PER_TURN {
-                let Some(listener) = self.listeners.get_mut(at) else { break };
-                if !listener.acceptable {
-                    break;
-                }
-                match listener.listener.accept() {
-                    Ok((socket, client)) => {
-                        let transport = listener.transport;
-                        self.adopt(registry, socket, client, transport, now);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.acceptable = false,
-                    // That client has gone.
-                    Err(error) if is_of_one_connection(&error) => {}
-                    // Descriptors are used up. Those who wait are not reported again, and the loop must not spin.
-                    Err(error) => {
-                        listener.acceptable = false;
-                        listener.retries = true;
-                        tracing::debug!(%error, "cannot accept a connection");
-                    }
-                }
-            }
-        }
-    }
-
-    fn adopt(
-        &mut self,
-        registry: &Registry,
-        mut socket: mio::net::TcpStream,
-        client: SocketAddr,
-        transport: Transport,
-        now: Instant,
-    ) {
-        let source = source_key(client);
-        let from_source = self.per_source.get(&source).copied().unwrap_or(0);
-        if self.slab.len() >= self.limits.connections_max
-            || from_source >= self.limits.connections_per_source_max
-        {
-            self.stats.refused += 1;
-            return;
-        }
-        let tls = match (transport, &self.tls) {
-            (Transport::Tls, Some(config)) => match rustls::ServerConnection::new(config.clone()) {
-                Ok(tls) => Some(tls),
-                Err(_) => return,
-            },
-            (Transport::Tls, None) => return,
-            _ => None,
-        };
-        let Ok(server) = socket.local_addr() else { return };
-        let five_tuple = FiveTuple {
-            transport,
-            server: SocketAddr::new(server.ip().to_canonical(), server.port()),
-            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-        };
-        let _ = socket.set_nodelay(true);
-        let entry = self.slab.vacant_entry();
-        let key = entry.key();
-        let token = tokens::token(Kind::Stream, key);
-        if registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE).is_err() {
-            return;
-        }
-        self.next_serial += 1;
-        entry.insert(Stream::new(socket, tls, five_tuple, self.next_serial, now));
-        self.stats.accepted += 1;
-        // The same addresses again: what was there before is dead.
-        if let Some(old) = self.by_tuple.insert(five_tuple, key) {
-            self.close(old);
-            self.by_tuple.insert(five_tuple, key);
-        }
-        *self.per_source.entry(source).or_insert(0) += 1;
-        self.unproven.push_back((key, self.next_serial));
-        self.bound_unproven();
-        self.mark_readable(key);
     }
 
     /// Closes the oldest stream of nobody's if there are too many.
@@ -298,6 +232,9 @@ impl Streams {
         // Before the frames of whoever has the same address now.
         self.closed.drain(..).for_each(|five_tuple| on_event(StreamEvent::Closed { five_tuple }));
         for key in std::mem::take(&mut self.readable) {
+            if !self.read_header(key) {
+                continue;
+            }
             let Some(stream) = self.slab.get_mut(key) else { continue };
             stream.is_readable = false;
             if stream.peer.is_some() {
@@ -416,6 +353,12 @@ impl Streams {
 
     fn close(&mut self, key: usize) {
         let Some(stream) = self.slab.try_remove(key) else { return };
+        self.readable.retain(|known| *known != key);
+        self.dirty.retain(|known| *known != key);
+        if stream.header.is_some() {
+            // Nobody knows whose it was.
+            return;
+        }
         if self.by_tuple.get(&stream.five_tuple) == Some(&key) {
             self.by_tuple.remove(&stream.five_tuple);
         }
@@ -426,8 +369,6 @@ impl Streams {
                 self.per_source.remove(&source);
             }
         }
-        self.readable.retain(|known| *known != key);
-        self.dirty.retain(|known| *known != key);
         self.closed.push(stream.five_tuple);
     }
 
@@ -448,12 +389,6 @@ impl Streams {
             self.dirty.push(key);
         }
     }
-}
-
-/// Errors of `accept` that concern the connection it would have returned, not the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Tokens of a peer's connection, for its owner.

@@ -6,10 +6,17 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::handover::TURN_ALPN;
 use crate::{TurnConfig, TurnError};
 
-/// Application protocol of TURN over TLS (RFC 7443).
-const ALPN_TURN: &[u8] = b"stun.turn";
+/// A certificate chain and its private key.
+#[derive(Clone)]
+pub struct TurnCertificate {
+    /// The chain, its own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key. DTLS needs one for ECDSA.
+    pub key: Arc<PrivateKeyDer<'static>>,
+}
 
 /// A certificate as both protocols want it.
 #[derive(Clone)]
@@ -20,12 +27,16 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Reads the files that the configuration names, or makes a certificate that nobody trusts.
-    pub(crate) fn load(config: &TurnConfig) -> Result<Self, TurnError> {
-        let (chain, key) = match (&config.certificate_file, &config.private_key_file) {
+    /// Reads the files that the configuration names; without any, takes what `otherwise` makes.
+    pub(crate) fn load(
+        config: &TurnConfig,
+        otherwise: impl FnOnce() -> Result<TurnCertificate, TurnError>,
+    ) -> Result<Self, TurnError> {
+        let TurnCertificate { chain, key } = match (&config.certificate_file, &config.private_key_file) {
             (Some(chain), Some(key)) => read(chain, key)?,
-            _ => make()?,
+            _ => otherwise()?,
         };
+        let key = key.clone_key();
         let dtls = match (chain.first(), &key) {
             (Some(leaf), key) if is_ecdsa(key) => Some(dimpl::DtlsCertificate {
                 certificate: leaf.to_vec(),
@@ -40,7 +51,7 @@ impl Certificate {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(|error| TurnError::Certificate(error.to_string()))?;
-        tls.alpn_protocols = vec![ALPN_TURN.to_vec()];
+        tls.alpn_protocols = vec![TURN_ALPN.to_vec()];
         // A client that offers other protocols only is refused by ALPN; one that offers none is not. What resumes a
         // session later costs memory for each: tickets cost none.
         tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -51,10 +62,7 @@ impl Certificate {
     }
 }
 
-fn read(
-    chain: &Path,
-    key: &Path,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TurnError> {
+fn read(chain: &Path, key: &Path) -> Result<TurnCertificate, TurnError> {
     let problem = |path: &Path| {
         let path = path.display().to_string();
         move |error: rustls::pki_types::pem::Error| TurnError::Certificate(format!("{path}: {error}"))
@@ -65,14 +73,16 @@ fn read(
     if certificates.is_empty() {
         return Err(TurnError::Certificate(format!("{}: there is no certificate in it", chain.display())));
     }
-    Ok((certificates, PrivateKeyDer::from_pem_file(key).map_err(problem(key))?))
+    let key = PrivateKeyDer::from_pem_file(key).map_err(problem(key))?;
+    Ok(TurnCertificate { chain: certificates, key: Arc::new(key) })
 }
 
-fn make() -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TurnError> {
+/// One that nobody trusts.
+pub(crate) fn self_signed() -> Result<TurnCertificate, TurnError> {
     let made = dimpl::certificate::generate_self_signed_certificate()
         .map_err(|error| TurnError::Certificate(error.to_string()))?;
     let key = PrivatePkcs8KeyDer::from(made.private_key);
-    Ok((vec![made.certificate.into()], key.into()))
+    Ok(TurnCertificate { chain: vec![made.certificate.into()], key: Arc::new(key.into()) })
 }
 
 /// Whether a key is one that DTLS can sign with: its form says so.
@@ -92,5 +102,12 @@ fn is_ecdsa(key: &PrivateKeyDer<'_>) -> bool {
 impl std::fmt::Debug for Certificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Certificate").finish_non_exhaustive()
+    }
+}
+
+/// Shows nothing of the key.
+impl std::fmt::Debug for TurnCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TurnCertificate").field("chain", &self.chain.len()).finish_non_exhaustive()
     }
 }

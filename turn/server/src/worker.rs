@@ -11,21 +11,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token};
-use tokio::sync::oneshot;
 use zynk_net::{HoldBack, RecvBatch, SendBatch, Tunnelled, UdpSocket};
 use zynk_turn_core::{
-    AllocationId, AllocationReport, EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey,
-    ServerConfig, Transport, TurnServer,
+    EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey, Transport, TurnServer,
 };
 
+use crate::commands::{Commands, WorkerCommand};
 use crate::dtls::DtlsClients;
 use crate::metrics::WorkerMetrics;
+use crate::refusals::RefusalLog;
 use crate::relays::{RelaySocket, Relays};
 use crate::short_cuts::ShortCuts;
 use crate::streams::{PeerRoute, StreamEvent, Streams, accept};
-use crate::tls::Certificate;
 use crate::tokens::{self, Kind};
 
 /// The longest wait: metrics and timeouts of streams go on even if nothing comes.
@@ -54,21 +52,6 @@ const COMMANDS_PER_TURN: usize = 64;
 
 /// How often figures are published, and what is over is closed.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What a worker is told.
-#[derive(Debug)]
-pub(crate) enum WorkerCommand {
-    /// Tell all allocations.
-    List(oneshot::Sender<Vec<AllocationReport>>),
-    /// End an allocation.
-    Kick(AllocationId),
-    /// Take no new ones.
-    Drain,
-    /// End.
-    Stop,
-    /// Take another configuration, and certificate.
-    Configure(Box<ServerConfig>, Certificate),
-}
 
 /// A UDP socket of clients.
 #[derive(Debug)]
@@ -104,7 +87,7 @@ pub(crate) struct WorkerParts {
     pub(crate) server: TurnServer,
     /// With the waker and all listeners registered.
     pub(crate) poll: Poll,
-    pub(crate) commands: Receiver<WorkerCommand>,
+    pub(crate) commands: Commands,
     pub(crate) sockets: Vec<ClientSocket>,
     pub(crate) streams: Streams,
     pub(crate) dtls: DtlsClients,
@@ -118,7 +101,7 @@ pub(crate) struct WorkerParts {
 pub(crate) struct Worker {
     server: TurnServer,
     poll: Poll,
-    commands: Receiver<WorkerCommand>,
+    commands: Commands,
     sockets: Vec<ClientSocket>,
     streams: Streams,
     dtls: DtlsClients,
@@ -134,6 +117,7 @@ pub(crate) struct Worker {
     commands_ended: bool,
     commands_waiting: bool,
     parcels_waiting: bool,
+    refusals: RefusalLog,
 }
 
 impl Worker {
@@ -173,6 +157,7 @@ impl Worker {
             commands_ended: false,
             commands_waiting: true,
             parcels_waiting: true,
+            refusals: RefusalLog::default(),
         })
     }
 
@@ -261,10 +246,12 @@ impl Worker {
                     self.server.handle_input(now, Input::Drain);
                     self.publish();
                 }
-                Ok(WorkerCommand::Configure(config, certificate)) => {
-                    self.streams.set_tls(certificate.tls);
-                    self.dtls.set_certificate(certificate.dtls);
-                    self.server.handle_input(now, Input::Configure(config));
+                Ok(WorkerCommand::Configure(settings)) => {
+                    let limits = &settings.streams;
+                    self.dtls.set_limits(limits.connections_max, limits.connections_per_source_max);
+                    self.dtls.set_certificate(settings.certificate.dtls);
+                    self.streams.configure(settings.streams, settings.certificate.tls);
+                    self.server.handle_input(now, Input::Configure(Box::new(settings.server)));
                 }
                 Err(crossbeam_channel::TryRecvError::Empty) => {
                     self.commands_waiting = false;
@@ -534,27 +521,34 @@ impl Worker {
             }
             Event::CloseClient { five_tuple } => self.streams.close_client(five_tuple),
             Event::Allocated { allocation, user, five_tuple } => {
-                self.streams.set_proven(five_tuple, true, now);
+                self.set_proven(five_tuple, true, now);
                 tracing::debug!(%allocation, %user, client = %five_tuple.client, "allocation made");
             }
             Event::Moved { allocation, from, to } => {
-                self.streams.set_proven(to, true, now);
-                self.streams.set_proven(from, false, now);
+                self.set_proven(to, true, now);
+                self.set_proven(from, false, now);
                 tracing::debug!(%allocation, client = %to.client, "the client moved");
             }
             Event::Deallocated { allocation, reason, five_tuple } => {
                 if reason != EndReason::Disconnected {
-                    self.streams.set_proven(five_tuple, false, now);
+                    self.set_proven(five_tuple, false, now);
                 }
                 tracing::debug!(%allocation, reason = reason.as_str(), "allocation ended");
             }
             Event::Refused { user, five_tuple, reason } => {
-                // Who asked is personal, and may be an attacker's text: it is a value, and only of use to who debugs.
-                let user = user.as_deref().unwrap_or("-");
-                tracing::debug!(user, client = %five_tuple.client, reason = reason.as_str(), "request refused");
+                self.refusals.note(now, user.as_deref(), five_tuple, reason);
                 self.metrics.refused(reason);
             }
             _ => {}
+        }
+    }
+
+    /// An allocation hangs on a client's connection, or none any more.
+    fn set_proven(&mut self, five_tuple: FiveTuple, is_proven: bool, now: Instant) {
+        match five_tuple.transport {
+            Transport::Udp => {}
+            Transport::Dtls => self.dtls.set_proven(five_tuple, is_proven, now),
+            Transport::Tcp | Transport::Tls => self.streams.set_proven(five_tuple, is_proven, now),
         }
     }
 

@@ -59,6 +59,19 @@ pub(super) fn roles(config: &Config, loader: &Loader) -> Result<(), ConfigError>
         TurnError::Config { key, problem } => loader.error_at(&format!("turn.{key}"), problem),
         error => at("turn")(error.to_string()),
     })?;
+    config.tls.check().map_err(|(key, problem)| loader.error_at(&format!("tls.{key}"), problem))?;
+    if config.tls.enabled && config.tls.port != 0 && config.tls.port == config.port {
+        return Err(loader.error_at("tls.port", "`port` is the same, which serves HTTP without TLS"));
+    }
+    let relays = config.roles.contains(&Role::Turn);
+    if config.tls.enabled
+        && relays
+        && config.turn.tls_ports.contains(&config.tls.port)
+        && config.tls.port != 0
+    {
+        let problem = "that is `tls.port`, on which TURN over TLS is served anyway";
+        return Err(loader.error_at("turn.tls_ports", problem));
+    }
     if config.signaling.room.enabled_codecs.is_empty() {
         return Err(loader.error_at("signaling.room.enabled_codecs", "at least one codec is needed"));
     }

@@ -75,6 +75,50 @@ fn a_client_that_shows_its_cookie_is_served() {
     assert_eq!(peer.heard, b"success");
 }
 
+#[test]
+fn one_address_has_so_many_clients_and_no_more() {
+    let now = Instant::now();
+    let mut server = clients(now);
+    server.set_limits(10, 2);
+    let from = |port: u16| FiveTuple { client: (Ipv4Addr::from(1), port).into(), ..five_tuple(1) };
+    let mut connect = |from: FiveTuple, now: Instant| {
+        let mut peer = Peer::new(now);
+        talk(&mut server, &mut peer, from, now);
+        let is_connected = peer.is_connected;
+        (is_connected, server.len())
+    };
+    assert_eq!(connect(from(1), now), (true, 1));
+    assert_eq!(connect(from(2), now), (true, 2));
+    assert_eq!(connect(from(3), now), (false, 2));
+    assert_eq!(connect(five_tuple(2), now), (true, 3), "others have their own");
+    server.close(from(1), |_, _| {});
+    let mut peer = Peer::new(now);
+    talk(&mut server, &mut peer, from(3), now);
+    assert!(peer.is_connected, "there is room again");
+    assert_eq!(server.per_source.values().sum::<usize>(), server.len());
+}
+
+#[test]
+fn who_has_no_allocation_does_not_stay() {
+    let now = Instant::now();
+    let mut server = clients(now);
+    let (with, without) = (five_tuple(1), five_tuple(2));
+    for from in [with, without] {
+        talk(&mut server, &mut Peer::new(now), from, now);
+    }
+    server.set_proven(with, true, now);
+    let last = now + UNPROVEN_TIMEOUT - Duration::from_millis(1);
+    server.on_time(last, |_, _| {});
+    assert_eq!(server.len(), 2);
+    server.on_time(now + UNPROVEN_TIMEOUT, |_, _| {});
+    assert_eq!((server.len(), server.next_closed(), server.next_closed()), (1, Some(without), None));
+    // Nor does who had one.
+    let later = now + 2 * UNPROVEN_TIMEOUT;
+    server.set_proven(with, false, later);
+    server.on_time(later + UNPROVEN_TIMEOUT, |_, _| {});
+    assert_eq!((server.len(), server.per_source.len()), (0, 0));
+}
+
 /// T23: hellos from forged addresses leave nothing behind, and nobody's handshake is given up for them.
 #[test]
 fn hellos_from_forged_addresses_leave_nothing() {

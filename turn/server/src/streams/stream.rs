@@ -1,9 +1,11 @@
 //! One client's stream.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::net::TcpStream;
+use zynk_net::{ProxyHeaderError, ProxyHeaderReader};
 use zynk_turn_core::{FiveTuple, Frame, PeerConnectionKey};
 
 /// Bytes handed to TLS at once: one record.
@@ -13,6 +15,8 @@ const TLS_CHUNK_BYTES: usize = 16 * 1024;
 pub(super) struct Stream {
     pub(super) socket: TcpStream,
     tls: Option<Box<rustls::ServerConnection>>,
+    /// What a balancer puts in front, until it is whole.
+    pub(super) header: Option<ProxyHeaderReader>,
     pub(super) five_tuple: FiveTuple,
     /// Tells streams apart that had the same place.
     pub(super) serial: u64,
@@ -48,6 +52,16 @@ pub(super) enum ReadOutcome {
     Invalid,
 }
 
+/// What became of a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderOutcome {
+    /// It is there, and names the client if it does not speak for the balancer itself.
+    Whole(Option<SocketAddr>),
+    Incomplete,
+    Closed,
+    Invalid,
+}
+
 impl Stream {
     pub(super) fn new(
         socket: TcpStream,
@@ -59,6 +73,7 @@ impl Stream {
         Self {
             socket,
             tls: tls.map(Box::new),
+            header: None,
             five_tuple,
             serial,
             inbound: Vec::new(),
@@ -77,9 +92,43 @@ impl Stream {
         }
     }
 
+    /// One that has come this far elsewhere: `received` came in the clear.
+    pub(super) fn resume(&mut self, received: Vec<u8>) {
+        self.inbound = received;
+    }
+
+    /// Reads what a balancer puts in front. Tells the client's address once that is whole, if the balancer names one.
+    pub(super) fn read_header(&mut self, chunk: &mut [u8]) -> HeaderOutcome {
+        let Some(header) = &mut self.header else { return HeaderOutcome::Whole(None) };
+        loop {
+            let wanted = header.wanted().min(chunk.len());
+            let piece = chunk.get_mut(..wanted).unwrap_or_default();
+            match self.socket.read(piece) {
+                Ok(0) => return HeaderOutcome::Closed,
+                Ok(count) => match header.push(piece.get(..count).unwrap_or_default()) {
+                    Ok(None) => {}
+                    Ok(Some(client)) => {
+                        self.header = None;
+                        return HeaderOutcome::Whole(client);
+                    }
+                    Err(ProxyHeaderError) => return HeaderOutcome::Invalid,
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return HeaderOutcome::Incomplete,
+                Err(_) => return HeaderOutcome::Closed,
+            }
+        }
+    }
+
     /// Reads at most about `bytes_max` bytes into the buffer of what came.
     pub(super) fn read(&mut self, chunk: &mut [u8], bytes_max: usize) -> ReadOutcome {
         let mut total = 0;
+        // What the session holds already, if the handshake was done elsewhere.
+        if let Some(tls) = &mut self.tls
+            && !take_plaintext(tls, chunk, &mut self.inbound)
+        {
+            return ReadOutcome::Closed;
+        }
         while total < bytes_max {
             let result = match &mut self.tls {
                 None => self.socket.read(chunk),
@@ -92,15 +141,8 @@ impl Stream {
                             return ReadOutcome::Invalid;
                         }
                         total += count;
-                        loop {
-                            match tls.reader().read(chunk) {
-                                Ok(0) => return ReadOutcome::Closed,
-                                Ok(count) => {
-                                    self.inbound.extend_from_slice(chunk.get(..count).unwrap_or_default())
-                                }
-                                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                                Err(_) => return ReadOutcome::Closed,
-                            }
+                        if !take_plaintext(tls, chunk, &mut self.inbound) {
+                            return ReadOutcome::Closed;
                         }
                         continue;
                     }
@@ -193,6 +235,17 @@ impl Stream {
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             other => other,
+        }
+    }
+}
+
+/// Moves what a session has decrypted to `inbound`. False if the other side has said that there is no more.
+fn take_plaintext(tls: &mut rustls::ServerConnection, chunk: &mut [u8], inbound: &mut Vec<u8>) -> bool {
+    loop {
+        match tls.reader().read(chunk) {
+            Ok(0) => return false,
+            Ok(count) => inbound.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 }
