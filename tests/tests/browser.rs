@@ -106,6 +106,11 @@ fn chromium_and_chromium_exchange_h264() {
 }
 
 #[test]
+fn the_relay_of_a_development_server_needs_no_configuration() {
+    Rig::start().node("browser/relay.mjs", &["told", "chromium", "firefox"], LIMIT);
+}
+
+#[test]
 fn chromium_and_firefox_hold_a_call_through_the_relay_over_udp() {
     Rig::start().node("browser/relay.mjs", &["udp", "chromium", "firefox"], LIMIT);
 }

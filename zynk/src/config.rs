@@ -25,10 +25,12 @@ const DEV_CONFIG: &str = r#"
 keys = { devkey = "secret" }
 guests = { access = true }
 log = { format = "text" }
+turn = { tell_addresses = true }
 "#;
 
 /// Variables that mean something else than a key of the configuration.
-const OTHER_VARIABLES: [&str; 4] = ["ZYNK_CONFIG", "ZYNK_URL", "ZYNK_API_KEY", "ZYNK_API_SECRET"];
+const OTHER_VARIABLES: [&str; 6] =
+    ["ZYNK_CONFIG", "ZYNK_URL", "ZYNK_API_KEY", "ZYNK_API_SECRET", "ZYNK_TOKEN", "ZYNK_TURN_CREDENTIAL"];
 
 /// Configuration of a process.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
