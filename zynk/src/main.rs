@@ -2,10 +2,13 @@
 
 mod cli;
 mod config;
+mod doctor;
 mod keys;
 mod roles;
 mod room;
 mod server;
+mod server_api;
+mod table;
 mod token;
 mod turn;
 mod web;
@@ -24,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     match execute(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "zynk: {error:#}");
             ExitCode::FAILURE
@@ -32,26 +35,32 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli) -> Result<()> {
+async fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Dev(arguments) => {
             let config = config::load_dev(&arguments.server)?;
-            server::run(config, arguments.server.print_ports, server::Mode::Dev).await
+            server::run(config, arguments.server.print_ports, server::Mode::Dev).await?;
         }
         Command::Run(arguments) => {
             let config = config::load(&arguments)?;
-            server::run(config, arguments.server.print_ports, server::Mode::Run).await
+            server::run(config, arguments.server.print_ports, server::Mode::Run).await?;
         }
-        Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n")),
-        Command::Turn(command) => print(&turn::execute(&command)?),
-        Command::Room(command) => print(&room::execute(&command).await?),
+        Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n"))?,
+        Command::Turn(command) => print(&turn::execute(&command).await?)?,
+        Command::Room(command) => print(&room::execute(&command).await?)?,
+        Command::Doctor(arguments) => {
+            let (text, is_well) = doctor::execute(&arguments).await?;
+            print(&text)?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Config(ConfigCommand::Check { config }) => {
             config::check(config.as_deref())?;
-            print("the configuration is good\n")
+            print("the configuration is good\n")?;
         }
-        Command::Config(ConfigCommand::Example { keys }) => print(&config::example(keys)?),
-        Command::Keys(KeysCommand::Generate) => print(&(keys::generate() + "\n")),
+        Command::Config(ConfigCommand::Example { keys }) => print(&config::example(keys)?)?,
+        Command::Keys(KeysCommand::Generate) => print(&(keys::generate() + "\n"))?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes to standard output, where other programs read.
