@@ -1,12 +1,13 @@
-// Two Chromium browsers in networks of their own hold a call.   networks.mjs direct|tcp|tls|regions|killed
+// Two Chromium browsers in networks of their own hold a call.   networks.mjs direct|tcp|tls|regions|killed|vanished
 // The namespaces `alice` and `bob` are theirs; this program runs on the server's machine (tests/tests/networks).
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { launchChromium } from './chromium.mjs';
 import { until } from './deadline.mjs';
 import { followTracks, untilReceiving } from './received-media.mjs';
-import { joinWithSdk, servePage } from './sdk-page.mjs';
+import { accessToken, joinWithSdk, servePage } from './sdk-page.mjs';
 import { program, serverUnderTest } from './server-under-test.mjs';
 
 const LIMIT_MS = 40_000;
@@ -19,17 +20,23 @@ const GAP_FOLLOW_MS = 12_000;
 const PAGE_PORT = 8080;
 const REGIONS = { alice: 'eu', bob: 'us' };
 const RELAYS = { eu: '198.18.1.10', us: '198.18.2.10' };
+// Where everybody else sees them.
+const NATS = { alice: '198.18.3.1', bob: '198.18.4.1' };
+// A relay that carries a call has so many times the packets of one that is only kept open.
+const CARRIES_TIMES = 5;
 
 const [scenario] = process.argv.slice(2);
-const onlyRelays = ['regions', 'killed'].includes(scenario);
+const onlyRelays = ['regions', 'killed', 'vanished'].includes(scenario);
+const NEAREST = { alice: /^relay udp turn:198\.18\.1\.10:/, bob: /^relay udp turn:198\.18\.2\.10:/ };
 
 /** Which path each client must go by, as `paths` says it. */
 const EXPECTED = {
   direct: { alice: /^direct udp$/, bob: /^direct udp$/ },
   tcp: { alice: /^direct udp$/, bob: /^direct tcp$/ },
   tls: { alice: /^direct udp$/, bob: /^relay tls turns:/ },
-  regions: { alice: /^relay udp turn:198\.18\.1\.10:/, bob: /^relay udp turn:198\.18\.2\.10:/ },
-  killed: { alice: /^relay udp turn:198\.18\.1\.10:/, bob: /^relay udp turn:198\.18\.2\.10:/ },
+  regions: NEAREST,
+  killed: NEAREST,
+  vanished: NEAREST,
 };
 
 /** A Chromium in a namespace. */
@@ -85,11 +92,35 @@ const noteEvents = (page) =>
     }
   });
 
-async function kill(pages) {
+/** What each relay itself says that it has carried for each client. */
+async function assertCarried(server) {
+  for (const [identity, region] of Object.entries(REGIONS)) {
+    const packets = {};
+    for (const [name, host] of Object.entries(RELAYS)) {
+      const token = await accessToken(server, scenario, 'operator', { roomList: true });
+      const response = await fetch(`http://${host}:7880/api/v1/turn/allocations`, { headers: { authorization: `Bearer ${token}` } });
+      const own = (await response.json()).filter(({ client }) => client.startsWith(`${NATS[identity]}:`));
+      packets[name] = own.reduce((sum, entry) => sum + entry.to_peers_packets + entry.to_client_packets, 0);
+    }
+    console.log(`packets relayed for ${identity}: ${JSON.stringify(packets)}`);
+    const { [region]: nearest, ...others } = packets;
+    if (!(nearest > CARRIES_TIMES * Math.max(...Object.values(others)))) throw new Error(`${region} does not carry ${identity}`);
+  }
+}
+
+/** Ends alice's relay: the process alone, so that its machine refuses what comes, or the whole machine. */
+function endRelay() {
+  if (scenario === 'killed') {
+    process.kill(Number(fs.readFileSync(`/run/relay-${REGIONS.alice}.pid`, 'utf8')), 'SIGKILL');
+  } else {
+    execFileSync('ip', ['-n', `relay-${REGIONS.alice}`, 'link', 'set', 'wan', 'down']);
+  }
+}
+
+async function loseRelay(pages) {
   await Promise.all(Object.values(pages).map(noteEvents));
   const following = Object.entries(pages).map(async ([identity, page]) => [identity, await followTracks(page, GAP_FOLLOW_MS)]);
-  const pid = Number(fs.readFileSync(`/run/relay-${REGIONS.alice}.pid`, 'utf8'));
-  process.kill(pid, 'SIGKILL');
+  endRelay();
   for (const [identity, tracks] of await Promise.all(following)) {
     const video = tracks.find(({ kind }) => kind === 'video');
     const events = await pages[identity].evaluate(() => window.events);
@@ -130,5 +161,6 @@ await program(async (using) => {
       if (track.kind === 'audio' && !(track.rise > 0)) throw new Error('the audio is silent');
     }
   }
-  if (scenario === 'killed') await kill(pages);
+  if (scenario === 'regions') await assertCarried(server);
+  if (['killed', 'vanished'].includes(scenario)) await loseRelay(pages);
 });

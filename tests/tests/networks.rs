@@ -122,3 +122,17 @@ fn a_client_whose_relay_dies_is_back_through_another_within_5_s() {
     ];
     assert_says(&words, &expected);
 }
+
+#[test]
+fn a_client_whose_relays_machine_is_gone_is_back_through_another_within_5_s() {
+    let services = Services::start();
+    call(&services, "vanished");
+    let (is_well, words) = services.doctor("bob");
+    assert!(is_well);
+    let expected = [
+        "FAIL  relay stun      turn:198.18.1.10:3478?transport=udp: ",
+        "FAIL  relay connect   turns:198.18.1.10:443?transport=tcp: ",
+        "Clients here connect over UDP; this works too: TCP, a relay over UDP, a relay over TCP, a relay over TLS.\n",
+    ];
+    assert_says(&words, &expected);
+}

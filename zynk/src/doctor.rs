@@ -42,9 +42,11 @@ use verdict::{Way, Ways};
 /// Where a server is looked for unless something is said.
 const DEFAULT_URL: &str = "http://127.0.0.1:7880";
 
-/// How long the way to the server may take to examine, and then all the ways of media together. A browser has given up
-/// by then, too.
-const STAGE_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long the way to the server may take to examine, and then all the ways of media together.
+const STAGE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long leaving may take: a room that is not removed ends by itself.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Relays that are looked at, by their URLs; the rest is left out, and said.
 const RELAYS_MAX: usize = 16;
@@ -130,7 +132,7 @@ async fn examine(mut site: Site, pass: &Pass, given: Vec<Relay>) -> Result<Repor
         let relays = if ways.any() { format!(" {}", ways.sentence()) } else { String::new() };
         return Ok(Report::new(false, sentence + &relays, checks));
     };
-    let _ = timeout(STAGE_TIMEOUT, stay.leave(&site, &client, pass)).await;
+    let _ = timeout(LEAVE_TIMEOUT, stay.leave(&site, &client, pass)).await;
     Ok(Report::new(ways.any(), ways.sentence(), checks))
 }
 

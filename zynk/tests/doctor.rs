@@ -5,6 +5,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -154,6 +155,52 @@ fn a_certificate_that_nobody_has_signed_is_named() {
     let (code, stdout, _) = run(&["doctor", "--turn-url", &url]);
     assert_eq!(code, Some(1), "{stdout}");
     assert!(stdout.contains("FAIL  relay tls") && stdout.contains("clients refuse it"), "{stdout}");
+}
+
+/// A relay with TLS whose certificate is by an authority of the test's: it is written to `authority.pem` of the folder.
+fn relay_with(folder: &Path, name: &str, mut leaf: rcgen::CertificateParams) -> Server {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    std::fs::write(folder.join("authority.pem"), pem).unwrap();
+    let key = KeyPair::generate().unwrap();
+    leaf.subject_alt_names = CertificateParams::new(vec![name.to_owned()]).unwrap().subject_alt_names;
+    let leaf = leaf.signed_by(&key, &Issuer::from_params(&authority, &authority_key)).unwrap();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("relay.pem"), leaf.pem()).unwrap();
+    std::fs::write(path("relay.key"), key.serialize_pem()).unwrap();
+    Server::start_with(&[
+        ("ZYNK_TURN__TLS_PORTS", "[0]"),
+        ("ZYNK_TURN__CERTIFICATE_FILE", &path("relay.pem")),
+        ("ZYNK_TURN__PRIVATE_KEY_FILE", &path("relay.key")),
+    ])
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_named() {
+    let params = rcgen::CertificateParams::default;
+    let mut expired = params();
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let mut of_the_future = params();
+    of_the_future.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    for (name, params, expected) in [
+        ("127.0.0.1", params(), "the certificate is good for "),
+        ("other.example", params(), "the certificate is for other.example, not 127.0.0.1"),
+        ("127.0.0.1", expired, "the certificate has expired: 2020-01-01T00:00:00Z"),
+        ("127.0.0.1", of_the_future, "the certificate is not valid yet: "),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = relay_with(folder.path(), name, params);
+        let url = format!("turns:127.0.0.1:{}", server.ports["turn_tls"][0]);
+        let mut command = zynk(&["doctor", "--turn-url", &url]);
+        command.env("SSL_CERT_FILE", folder.path().join("authority.pem"));
+        let output = command.output().unwrap();
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(words.contains(expected), "{expected} is not in\n{words}");
+        assert_eq!(output.status.success(), expected.contains("good"), "{words}");
+    }
 }
 
 /// Allocates at a relay; dropping the socket leaves the allocation there.

@@ -24,7 +24,7 @@ use super::site::Site;
 const TOKEN_TTL: Duration = Duration::from_secs(120);
 
 /// LiveKit's signal protocol that is spoken.
-const PROTOCOL: u32 = 16;
+const PROTOCOL: &str = "16";
 
 /// Messages that are read before the one that is waited for; more, and it is given up.
 const MESSAGES_MAX: usize = 64;
@@ -137,8 +137,10 @@ async fn open(site: &Site, url: &str, pass: &Pass) -> Result<Socket, Box<Check>>
             return Err(Box::new(check.advise(link_advice(&error, address))));
         }
     };
-    let query = format!("{url}?protocol={PROTOCOL}&auto_subscribe=0&version={}", env!("CARGO_PKG_VERSION"));
-    let mut request = query.into_client_request().map_err(|error| Box::new(failed(error.to_string())))?;
+    let query = [("protocol", PROTOCOL), ("auto_subscribe", "0"), ("version", env!("CARGO_PKG_VERSION"))];
+    let with_query = site.websocket_url(&query).map_err(|error| Box::new(failed(error.to_string())))?;
+    let request = with_query.as_str().into_client_request();
+    let mut request = request.map_err(|error| Box::new(failed(error.to_string())))?;
     let bearer = format!("Bearer {}", pass.token.expose_secret()).parse();
     let bearer = bearer.map_err(|_| Box::new(failed("the token is none: it has other characters".into())))?;
     request.headers_mut().insert("authorization", bearer);

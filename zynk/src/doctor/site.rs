@@ -27,7 +27,9 @@ const CLOCK_LEEWAY: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     /// `http:` or `https:`.
-    pub(super) base: Url,
+    base: Url,
+    /// The region that clients with this URL ask for.
+    region: Option<String>,
     host: String,
     port: u16,
     address: Option<SocketAddr>,
@@ -36,10 +38,16 @@ pub(super) struct Site {
 impl Site {
     /// The place that a URL names.
     pub(super) fn new(url: &Url) -> Result<Self> {
-        let base = crate::server_api::base(url);
+        let mut base = crate::server_api::base(url);
+        let region =
+            base.query_pairs().find(|(name, _)| name == "region").map(|(_, value)| value.into_owned());
+        // What may be secret is not printed.
+        base.set_query(None);
+        base.set_fragment(None);
+        let _ = (base.set_username(""), base.set_password(None));
         let host = base.host_str().context("the URL has no host")?.trim_matches(['[', ']']).to_owned();
         let port = base.port_or_known_default().context("the URL is none of http, https, ws and wss")?;
-        Ok(Self { base, host, port, address: None })
+        Ok(Self { base, region, host, port, address: None })
     }
 
     fn is_tls(&self) -> bool {
@@ -49,6 +57,14 @@ impl Site {
     /// A path of the server.
     pub(super) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base.as_str().trim_end_matches('/'))
+    }
+
+    /// Where the WebSocket is.
+    pub(super) fn websocket_url(&self, query: &[(&str, &str)]) -> Result<Url> {
+        let mut url: Url = self.url("/rtc").replacen("http", "ws", 1).parse()?;
+        let region = self.region.as_deref().map(|region| ("region", region));
+        url.query_pairs_mut().extend_pairs(query.iter().copied().chain(region));
+        Ok(url)
     }
 
     /// Finds the way there. False if there is none.
@@ -220,6 +236,11 @@ mod tests {
         let wss = site("wss://call.example.org/path/");
         assert_eq!((wss.host.as_str(), wss.port, wss.is_tls()), ("call.example.org", 443, true));
         assert_eq!(wss.url("/healthz"), "https://call.example.org/path/healthz");
+        let query = wss.websocket_url(&[("a", "b c")]).unwrap();
+        assert_eq!(query.as_str(), "wss://call.example.org/path/rtc?a=b+c");
+        let secret = site("https://me:hunter2@call.example.org/?region=eu+west&access_token=x#y");
+        assert_eq!(secret.url("/rtc"), "https://call.example.org/rtc");
+        assert_eq!(secret.websocket_url(&[]).unwrap().query(), Some("region=eu+west"));
         let v6 = site("ws://[2001:db8::1]:7880");
         assert_eq!((v6.host.as_str(), v6.port, v6.is_tls()), ("2001:db8::1", 7880, false));
         assert!(Site::new(&"mailto:x".parse().unwrap()).is_err());
