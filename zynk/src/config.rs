@@ -112,7 +112,14 @@ impl Config {
 
 /// The configuration of `zynk dev`.
 pub(crate) fn load_dev(flags: &ServerFlags) -> Result<Config> {
-    let loader = with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags);
+    let mut loader = with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags);
+    // Media that is on loopback alone answers nobody else, and so not a relay at another address.
+    if !flags.announce.is_empty() && flags.announce.iter().all(IpAddr::is_loopback) {
+        let first = |v4: bool| flags.announce.iter().find(move |ip| ip.is_ipv4() == v4);
+        let list: Vec<_> =
+            [true, false].into_iter().filter_map(first).map(|ip| format!("\"{ip}\"")).collect();
+        loader = loader.flag("--announce", "turn.relay_bind", format!("[{}]", list.join(",")));
+    }
     let config: Config = loader.load()?;
     validate::roles(&config, &loader)?;
     Ok(config)

@@ -42,13 +42,13 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_with(&[], &[])
     }
 
-    /// With environment variables that configure it.
-    fn start_with(settings: &[(&str, &str)]) -> Self {
+    /// With further arguments, and environment variables that configure it.
+    fn start_with(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let mut command = zynk(&["dev", "--port", "0", "--print-ports"]);
-        command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(arguments).envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -108,6 +108,17 @@ fn all_is_well_with_a_development_server() {
 }
 
 #[test]
+fn a_server_that_is_on_loopback_alone_is_reached_through_its_relay_too() {
+    let server = Server::start_with(&["--announce", "127.0.0.1"], &[]);
+    let (code, stdout, _) = run(&["doctor", "--url", &server.url()]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(
+        stdout.contains("through the relay to media at 127.0.0.1:") && !stdout.contains("FAIL"),
+        "{stdout}"
+    );
+}
+
+#[test]
 fn what_does_not_work_is_named() {
     let server = Server::start();
     let wrong = ["doctor", "--url", &server.url(), "--api-key", "devkey", "--api-secret", "wrong"];
@@ -150,7 +161,7 @@ fn what_does_not_work_is_named() {
 
 #[test]
 fn a_certificate_that_nobody_has_signed_is_named() {
-    let server = Server::start_with(&[("ZYNK_TURN__TLS_PORTS", "[0]")]);
+    let server = Server::start_with(&[], &[("ZYNK_TURN__TLS_PORTS", "[0]")]);
     let url = format!("turns:127.0.0.1:{}", server.ports["turn_tls"][0]);
     let (code, stdout, _) = run(&["doctor", "--turn-url", &url]);
     assert_eq!(code, Some(1), "{stdout}");
@@ -171,11 +182,12 @@ fn relay_with(folder: &Path, name: &str, mut leaf: rcgen::CertificateParams) -> 
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     std::fs::write(path("relay.pem"), leaf.pem()).unwrap();
     std::fs::write(path("relay.key"), key.serialize_pem()).unwrap();
-    Server::start_with(&[
+    let settings = [
         ("ZYNK_TURN__TLS_PORTS", "[0]"),
         ("ZYNK_TURN__CERTIFICATE_FILE", &path("relay.pem")),
         ("ZYNK_TURN__PRIVATE_KEY_FILE", &path("relay.key")),
-    ])
+    ];
+    Server::start_with(&[], &settings)
 }
 
 #[test]
