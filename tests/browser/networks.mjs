@@ -21,7 +21,7 @@ const PAGE_PORT = 8080;
 const REGIONS = { alice: 'eu', bob: 'us' };
 const RELAYS = { eu: '198.18.1.10', us: '198.18.2.10' };
 // Where everybody else sees them.
-const NATS = { alice: '198.18.3.1', bob: '198.18.4.1' };
+const NATS = { alice: '192.0.2.1', bob: '198.18.4.1' };
 // A relay that carries a call has so many times the packets of one that is only kept open.
 const CARRIES_TIMES = 5;
 
@@ -147,7 +147,8 @@ await program(async (using) => {
         args: ['--ignore-certificate-errors', `--unsafely-treat-insecure-origin-as-secure=${page.url.slice(0, -1)}`],
       }),
     );
-    const near = { ...server, ws: `${server.ws}/?region=${region}` };
+    // The server knows where alice is; bob says it.
+    const near = identity === 'bob' ? { ...server, ws: `${server.ws}/?region=${region}` } : server;
     const rtcConfig = onlyRelays ? { iceTransportPolicy: 'relay' } : undefined;
     pages[identity] = await joinWithSdk(browser, page.url, near, scenario, identity, { rtcConfig });
   }

@@ -74,7 +74,7 @@ fn a_client_whose_udp_is_blocked_comes_by_tcp() {
         "UDP to 198.18.0.10:7882 gets no answer, while this works: TCP, a relay over TCP, a relay over TLS. Either UDP \
          port 7882 is not open at the server, or a firewall here or on the way drops UDP",
         "FAIL  relay stun      turn:198.18.1.10:3478?transport=udp: no answer within 3 s\n",
-        "UDP to 198.18.1.10:3478 gets no answer, while TCP and TLS to the same machine works: a firewall",
+        "UDP to 198.18.1.10:3478 gets no answer, while TCP and TLS to the same machine work: a firewall",
         "skip  nat             cannot tell: nothing answers over UDP\n",
         "Clients here connect over TCP; this works too: a relay over TCP, a relay over TLS. What does not work: UDP, a \
          relay over UDP.\n",

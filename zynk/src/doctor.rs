@@ -127,13 +127,21 @@ async fn examine(mut site: Site, pass: &Pass, given: Vec<Relay>) -> Result<Repor
     let relays = [told, given].concat();
     let (ways, media_checks) = examine_media(media.as_ref(), &relays).await;
     checks.extend(media_checks);
-    let Some(stay) = stay else {
-        let sentence = "Clients here cannot make a call: they cannot join.".to_owned();
-        let relays = if ways.any() { format!(" {}", ways.sentence()) } else { String::new() };
-        return Ok(Report::new(false, sentence + &relays, checks));
+    let missing = match (&stay, &media) {
+        (None, _) => Some("they cannot join"),
+        (Some(_), None) => Some("they are not told where media is"),
+        (Some(_), Some(_)) => None,
     };
-    let _ = timeout(LEAVE_TIMEOUT, stay.leave(&site, &client, pass)).await;
-    Ok(Report::new(ways.any(), ways.sentence(), checks))
+    if let Some(stay) = stay {
+        let _ = timeout(LEAVE_TIMEOUT, stay.leave(&site, &client, pass)).await;
+    }
+    Ok(match missing {
+        Some(missing) => {
+            let relays = if ways.any() { format!(" {}", ways.of_relays()) } else { String::new() };
+            Report::new(false, format!("Clients here cannot make a call: {missing}.{relays}"), checks)
+        }
+        None => Report::new(ways.any(), ways.sentence(), checks),
+    })
 }
 
 /// Examines relays by themselves.

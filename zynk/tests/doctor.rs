@@ -139,11 +139,11 @@ fn what_does_not_work_is_named() {
     for expected in [
         &format!("{silent}: no answer within 3 s"),
         // The same host answers elsewhere.
-        "gets no answer, while UDP and TCP to the same machine works: a firewall",
+        "gets no answer, while UDP and TCP to the same machine work: a firewall",
         &format!("{closed}: connection refused"),
         "nothing listens at 127.0.0.1:1",
         "to another client's",
-        "Clients here connect over a relay over UDP; this works too: a relay over TCP.",
+        "Clients here connect through a relay over UDP; this works too: a relay over TCP.",
     ] {
         assert!(stdout.contains(expected), "{expected} is not in\n{stdout}");
     }

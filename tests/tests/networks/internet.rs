@@ -1,26 +1,26 @@
 //! A small Internet of network namespaces, inside a sandbox of the test's own.
 //!
 //! ```text
-//!   alice 10.1.0.2 ── nat-alice ┐                    ┌ server    198.18.0.10
-//!                     198.18.3.1 ├── bridge (cable) ──┤ relay-eu  198.18.1.10
-//!   bob   10.2.0.2 ── nat-bob   ┘                    └ relay-us  198.18.2.10
-//!                     198.18.4.1
+//!   alice 10.1.0.2 ── nat-alice  192.0.2.1  ┐                    ┌ server    198.18.0.10
+//!                                           ├── bridge (cable) ──┤ relay-eu  198.18.1.10
+//!   bob   10.2.0.2 ── nat-bob    198.18.4.1 ┘                    └ relay-us  198.18.2.10
 //! ```
 //!
 //! Everything goes away with the sandbox: it has its own processes, mounts and networks. The addresses are from RFC
-//! 2544's range for benchmarks, and private ones behind the NATs.
+//! 2544's range for benchmarks, and private ones behind the NATs; alice's NAT has one of RFC 5737's, which the database of
+//! places knows.
 
 use std::process::{Command, Output, Stdio};
 
 use crate::rig::sandbox::Sandbox;
 
-/// The part of the address that all public machines share.
+/// The server's address.
 pub(crate) const SERVER: &str = "198.18.0.10";
 /// Relays: the region's name, and the address.
 pub(crate) const RELAYS: [(&str, &str); 2] = [("eu", "198.18.1.10"), ("us", "198.18.2.10")];
 
-/// Networks, and the addresses' parts that differ: of the NAT towards everybody, and of its private network.
-const CLIENTS: [(&str, u8, u8); 2] = [("alice", 3, 1), ("bob", 4, 2)];
+/// Clients, the addresses of their NATs towards everybody, and the part of the private networks that differs.
+const CLIENTS: [(&str, &str, u8); 2] = [("alice", "192.0.2.1", 1), ("bob", "198.18.4.1", 2)];
 
 /// What a client's network lets through towards the world. All of it without a word to the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Internet {
             let nat = format!("nat-{name}");
             script += &machine(name);
             script += &machine(&nat);
-            script += &plugged_in(&nat, &format!("198.18.{public}.1"));
+            script += &plugged_in(&nat, public);
             script += &format!(
                 "ip link add home netns {nat} type veth peer name wan netns {name}
                  ip -n {nat} address add 10.{private}.0.1/24 dev home
@@ -133,8 +133,10 @@ fn plugged_in(name: &str, address: &str) -> String {
     format!(
         "ip link add wan netns {name} type veth peer name {port} netns cable
          ip -n cable link set {port} master bridge up
-         ip -n {name} address add {address}/15 dev wan
-         ip -n {name} link set wan up\n"
+         ip -n {name} address add {address}/32 dev wan
+         ip -n {name} link set wan up
+         ip -n {name} route add 198.18.0.0/15 dev wan
+         ip -n {name} route add 192.0.2.0/24 dev wan\n"
     )
 }
 

@@ -118,13 +118,18 @@ fn relay_config(folder: &Path) -> String {
 }
 
 fn server_config() -> String {
-    let mut text = "roles = ['sfu', 'signaling']
+    // It has alice's address in Frankfurt.
+    let places = concat!(env!("CARGO_MANIFEST_DIR"), "/../signaling/tests/places/city-ipv4.mmdb");
+    let mut text = format!(
+        "roles = ['sfu', 'signaling']
          [sfu]
          workers = 1
          [signaling]
+         geoip_database = '{places}'
          relay_regions_max = 2\n"
-        .to_owned();
-    for ((region, address), longitude) in RELAYS.into_iter().zip([8.7, -77.5]) {
+    );
+    // What is far from alice comes first, so that the order alone does not help her.
+    for ((region, address), longitude) in RELAYS.into_iter().rev().zip([-77.5, 8.7]) {
         text += &format!(
             "[[signaling.relays]]
              region = '{region}'

@@ -57,6 +57,9 @@ pub(super) fn checks(tried: &[Tried], is_tcp: bool, others: &[String]) -> Vec<Ch
             Err(_) if one_works => {
                 Check::skip(name, target, "not reached from here; another address of the server is")
             }
+            Err(_) if address.ip().is_loopback() => {
+                Check::skip(name, target, "not reached: it is for clients on the server's own machine alone")
+            }
             Err(error) => {
                 Check::fail(name, target, error.to_string()).advise(advice(error, address, word, others))
             }
@@ -269,6 +272,8 @@ mod tests {
         let silent = [tried(public, Err(LinkError::Silent)), tried("10.0.0.1:7882", Err(LinkError::Silent))];
         let found = texts(&silent, &["TCP".into()]);
         assert!(found[0].contains("drops UDP") && found[1].contains("sfu.announce"), "{found:?}");
+        let found = texts(&[tried(local, Err(LinkError::Refused))], &[]);
+        assert!(found[0].contains("\"skip\"") && found[0].contains("own machine"), "{found:?}");
         assert!(!works(&silent, false) && works(&[tried(public, reached())], false));
         assert!(texts(&[], &[])[0].contains("skip"));
     }

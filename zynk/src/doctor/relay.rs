@@ -82,9 +82,10 @@ impl RelayReport {
                 address.port()
             ),
             working => format!(
-                "{to} gets no answer, while {} to the same machine works: a firewall here or on the way drops it. \
-                 Clients in this network need another way",
-                working.join(" and ")
+                "{to} gets no answer, while {} to the same machine {}: a firewall here or on the way drops it. Clients \
+                 in this network need another way",
+                working.join(" and "),
+                if working.len() == 1 { "works" } else { "work" }
             ),
         };
         if let Some(check) = self.checks.pop() {

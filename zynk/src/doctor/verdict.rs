@@ -19,13 +19,21 @@ impl Way {
         }
     }
 
-    /// What it is called if it is all that there is.
-    fn name_alone(self) -> String {
+    /// How clients connect by it.
+    fn phrase(self) -> String {
+        match self {
+            Self::Direct { .. } => format!("over {}", self.name()),
+            Self::Relay(_) => format!("through {}", self.name()),
+        }
+    }
+
+    /// How they connect if it is all that there is.
+    fn phrase_alone(self) -> String {
         match self {
             Self::Relay(transport @ (Transport::Tls | Transport::Dtls)) => {
-                format!("{transport} only, through a relay")
+                format!("over {transport} only, through a relay")
             }
-            other => format!("{} only", other.name()),
+            other => format!("{} only", other.phrase()),
         }
     }
 }
@@ -56,6 +64,11 @@ impl Ways {
         self.tried.iter().any(|(_, works)| *works)
     }
 
+    /// What there is to say where relays work, and nothing else was tried.
+    pub(super) fn of_relays(&self) -> String {
+        format!("What works: {}.", self.working(None).join(", "))
+    }
+
     /// The closing sentence.
     pub(super) fn sentence(&self) -> String {
         let names = |wanted: bool| {
@@ -70,10 +83,10 @@ impl Ways {
         match (working.next(), working.next()) {
             (None, _) if self.tried.is_empty() => "There is no way for media to try.".to_owned(),
             (None, _) => format!("Clients here cannot make a call: no way for media works.{broken}"),
-            (Some(only), None) => format!("Clients here connect over {}.{broken}", only.name_alone()),
+            (Some(only), None) => format!("Clients here connect {}.{broken}", only.phrase_alone()),
             (Some(first), Some(_)) => {
-                let (first, rest) = (first.name(), names(true).split_off(1));
-                format!("Clients here connect over {first}; this works too: {}.{broken}", rest.join(", "))
+                let (first, rest) = (first.phrase(), names(true).split_off(1));
+                format!("Clients here connect {first}; this works too: {}.{broken}", rest.join(", "))
             }
         }
     }
@@ -108,6 +121,11 @@ mod tests {
         assert_eq!(
             sentence(&[(UDP, false), (TCP, true)]),
             "Clients here connect over TCP only. What does not work: UDP."
+        );
+        assert_eq!(sentence(&[(RELAY, true)]), "Clients here connect through a relay over UDP only.");
+        assert_eq!(
+            sentence(&[(RELAY, true), (TLS, true)]),
+            "Clients here connect through a relay over UDP; this works too: a relay over TLS."
         );
         assert_eq!(
             sentence(&[(UDP, false)]),
