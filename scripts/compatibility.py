@@ -20,7 +20,7 @@ ROW = re.compile(r"^\| (\d+) \| (.*) \| (.*) \|$")
 TEST = re.compile(r"`([a-z_/-]+)(?:: web)?: ([a-z0-9_]+)`")
 ASSERTED = ("room/world", "check")
 # The crates of the places that the page explains; the others are in signaling.
-CRATES = {"sfu-core": "zynk-sfu-core", "interop": "zynk-tests", "browser": "zynk-tests", "zynk": "zynk"}
+CRATES = {"sfu-core": "zynk-sfu-core", "interop": "zynk-tests", "browser": "zynk-tests", "networks": "zynk-tests", "zynk": "zynk"}
 BEHAVIOUR_WIDTH = 84
 
 

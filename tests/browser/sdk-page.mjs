@@ -16,8 +16,8 @@ const FILES = {
   '/livekit-client.e2ee.worker.js': ['text/javascript', path.join(CLIENT, 'livekit-client.e2ee.worker.js')],
 };
 
-/** Listens on a free port; `url` is the page's address at `host`. */
-export async function servePage(host = 'localhost') {
+/** Listens on `port`, or on a free one; `url` is the page's address at `host`. */
+export async function servePage(host = 'localhost', port = 0) {
   const server = http.createServer((request, response) => {
     const file = FILES[request.url.split('?')[0]];
     if (!file) {
@@ -27,7 +27,7 @@ export async function servePage(host = 'localhost') {
     response.writeHead(200, { 'content-type': file[0] });
     fs.createReadStream(file[1]).pipe(response);
   });
-  await new Promise((resolve) => server.listen(0, host === 'localhost' ? '127.0.0.1' : host, resolve));
+  await new Promise((resolve) => server.listen(port, host === 'localhost' ? '127.0.0.1' : host, resolve));
   return {
     url: `http://${host}:${server.address().port}/`,
     close: () => server.close(),

@@ -26,12 +26,14 @@ pub(crate) enum Command {
     /// Make access tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Let people use TURN relays
+    /// Let people use TURN relays, and see who does
     #[command(subcommand)]
     Turn(TurnCommand),
     /// List, watch and end the rooms of a running server
     #[command(subcommand)]
     Room(RoomCommand),
+    /// Tell what works between this machine and a server, its relays included, and why the rest does not
+    Doctor(DoctorArguments),
     /// Make API keys
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -159,6 +161,22 @@ pub(crate) enum TurnCommand {
         #[command(flatten)]
         key: KeyFlags,
     },
+    /// List who uses the relay of a running server
+    List {
+        /// Print JSON, as the server's `/api/v1/turn/allocations` has it
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: ServerAddress,
+    },
+    /// End what somebody has of the relay. The client may come again as long as its credentials last
+    Kick {
+        /// The ids that `zynk turn list` shows
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        server: ServerAddress,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +236,39 @@ pub(crate) struct ServerAddress {
     /// Where the server is
     #[arg(long, env = "ZYNK_URL", default_value = "http://127.0.0.1:7880")]
     pub(crate) url: reqwest::Url,
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
+}
+
+/// Exits with 0 if a client on this machine could make a call, and with 1 otherwise.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// Where the server is, as clients have it: `wss://call.example.org`. Unless set, `http://127.0.0.1:7880`, or, with
+    /// --turn-url, no server
+    #[arg(long, env = "ZYNK_URL")]
+    pub(crate) url: Option<reqwest::Url>,
+    /// A participant's token, where the API key should not be: its room is joined for a few seconds
+    #[arg(long, value_name = "TOKEN", env = "ZYNK_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<SecretString>,
+    /// A relay to look at, besides those that the server tells clients: `turn:relay.example.org:3478?transport=udp`; may
+    /// be repeated
+    #[arg(long = "turn-url", value_name = "URL")]
+    pub(crate) turn_urls: Vec<String>,
+    /// The user name for --turn-url; unless set, credentials are made with the secret of the configuration
+    #[arg(long, value_name = "NAME", requires = "credential")]
+    pub(crate) username: Option<String>,
+    /// The password for --turn-url; better set in the environment, where other users do not see it
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "ZYNK_TURN_CREDENTIAL",
+        hide_env_values = true,
+        requires = "username"
+    )]
+    pub(crate) credential: Option<SecretString>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) key: KeyFlags,
 }

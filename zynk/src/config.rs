@@ -26,10 +26,12 @@ const DEV_CONFIG: &str = r#"
 keys = { devkey = "secret" }
 guests = { access = true }
 log = { format = "text" }
+turn = { tell_addresses = true }
 "#;
 
 /// Variables that mean something else than a key of the configuration.
-const OTHER_VARIABLES: [&str; 4] = ["ZYNK_CONFIG", "ZYNK_URL", "ZYNK_API_KEY", "ZYNK_API_SECRET"];
+const OTHER_VARIABLES: [&str; 6] =
+    ["ZYNK_CONFIG", "ZYNK_URL", "ZYNK_API_KEY", "ZYNK_API_SECRET", "ZYNK_TOKEN", "ZYNK_TURN_CREDENTIAL"];
 
 /// Configuration of a process.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -134,7 +136,14 @@ impl Source {
 
 /// The configuration of `zynk dev`.
 pub(crate) fn load_dev(flags: &ServerFlags) -> Result<Config> {
-    let loader = with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags);
+    let mut loader = with_flags(with_environment(Loader::new().file("zynk dev", DEV_CONFIG)), flags);
+    // Media that is on loopback alone answers nobody else, and so not a relay at another address.
+    if !flags.announce.is_empty() && flags.announce.iter().all(IpAddr::is_loopback) {
+        let first = |v4: bool| flags.announce.iter().find(move |ip| ip.is_ipv4() == v4);
+        let list: Vec<_> =
+            [true, false].into_iter().filter_map(first).map(|ip| format!("\"{ip}\"")).collect();
+        loader = loader.flag("--announce", "turn.relay_bind", format!("[{}]", list.join(",")));
+    }
     let config: Config = loader.load()?;
     validate::roles(&config, &loader)?;
     Ok(config)

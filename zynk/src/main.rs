@@ -3,11 +3,14 @@
 mod certificates;
 mod cli;
 mod config;
+mod doctor;
 mod keys;
 mod reload;
 mod roles;
 mod room;
 mod server;
+mod server_api;
+mod table;
 mod token;
 mod turn;
 mod web;
@@ -26,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     match execute(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "zynk: {error:#}");
             ExitCode::FAILURE
@@ -34,26 +37,32 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli) -> Result<()> {
+async fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Dev(arguments) => {
             let print_ports = arguments.server.print_ports;
-            server::run(config::Source::Dev(arguments.server), print_ports).await
+            server::run(config::Source::Dev(arguments.server), print_ports).await?;
         }
         Command::Run(arguments) => {
             let print_ports = arguments.server.print_ports;
-            server::run(config::Source::Run(arguments), print_ports).await
+            server::run(config::Source::Run(arguments), print_ports).await?;
         }
-        Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n")),
-        Command::Turn(command) => print(&turn::execute(&command)?),
-        Command::Room(command) => print(&room::execute(&command).await?),
+        Command::Token(cli::TokenCommand::Create(arguments)) => print(&(token::create(&arguments)? + "\n"))?,
+        Command::Turn(command) => print(&turn::execute(&command).await?)?,
+        Command::Room(command) => print(&room::execute(&command).await?)?,
+        Command::Doctor(arguments) => {
+            let (text, is_well) = doctor::execute(&arguments).await?;
+            print(&text)?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Config(ConfigCommand::Check { config }) => {
             config::check(config.as_deref())?;
-            print("the configuration is good\n")
+            print("the configuration is good\n")?;
         }
-        Command::Config(ConfigCommand::Example { keys }) => print(&config::example(keys)?),
-        Command::Keys(KeysCommand::Generate) => print(&(keys::generate() + "\n")),
+        Command::Config(ConfigCommand::Example { keys }) => print(&config::example(keys)?)?,
+        Command::Keys(KeysCommand::Generate) => print(&(keys::generate() + "\n"))?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes to standard output, where other programs read.

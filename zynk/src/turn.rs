@@ -1,5 +1,7 @@
 //! `zynk turn`.
 
+mod allocations;
+
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +27,7 @@ struct Credentials {
 }
 
 /// What the command prints.
-pub(crate) fn execute(command: &TurnCommand) -> Result<String> {
+pub(crate) async fn execute(command: &TurnCommand) -> Result<String> {
     match command {
         TurnCommand::Credentials(arguments) => {
             let credentials = credentials(arguments, SystemTime::now())?;
@@ -35,6 +37,8 @@ pub(crate) fn execute(command: &TurnCommand) -> Result<String> {
             }
         }
         TurnCommand::Secret { of, key } => Ok(secret(of.as_deref(), key)?.expose().to_owned() + "\n"),
+        TurnCommand::List { json, server } => allocations::list(server, *json).await,
+        TurnCommand::Kick { ids, server } => allocations::kick(server, ids).await,
     }
 }
 
@@ -78,7 +82,7 @@ fn region<'a>(relays: &'a [RelayConfig], name: &str) -> Result<&'a RelayConfig> 
 
 /// What the relay of this configuration checks passwords with: the first of `turn.auth_secrets`, or what follows from the
 /// first API key, as relays without a secret of their own have it. A key on the command line goes before the file.
-fn shared_secret(config: &Config, flags: &KeyFlags) -> Result<TurnSecret> {
+pub(crate) fn shared_secret(config: &Config, flags: &KeyFlags) -> Result<TurnSecret> {
     match flags.api_key {
         Some(_) => secret(None, flags),
         None => config
@@ -88,7 +92,7 @@ fn shared_secret(config: &Config, flags: &KeyFlags) -> Result<TurnSecret> {
     }
 }
 
-/// The relays that check passwords with [`shared_secret`]: that of the configuration, if it has a domain, and those of
+/// The relays that check passwords with [`shared_secret`]: that of the configuration, if clients are told of it, and those of
 /// `signaling.relays` that share the API keys.
 fn sharing_urls(config: &Config) -> Vec<String> {
     let turn = &config.turn;
@@ -100,6 +104,7 @@ fn sharing_urls(config: &Config) -> Vec<String> {
             true => at(&[&[config.tls.port], turn.tls_ports.as_slice()].concat()),
             false => at(&turn.tls_ports),
         },
+        announced: turn.announced(),
         ..TurnAddresses::default()
     };
     let mut urls = match config.roles.contains(&Role::Turn) {
@@ -160,7 +165,9 @@ secret = 'north'
         let line = ["zynk", "turn"].iter().chain(arguments).copied();
         let line = line.chain(["--config", file.path().to_str().unwrap()]);
         match Cli::try_parse_from(line).unwrap().command {
-            Command::Turn(command) => execute(&command),
+            Command::Turn(command) => {
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(execute(&command))
+            }
             _ => unreachable!("the line says turn"),
         }
     }

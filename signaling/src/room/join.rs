@@ -204,7 +204,11 @@ impl Room {
             credential: server.credential.clone(),
         });
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms);
-        fixed.chain(self.settings.relays.ice_servers(place, sid, now)).collect()
+        let mut relays = self.settings.relays.ice_servers(place, sid, now);
+        if let Some(participant) = self.participants.get(sid) {
+            participant.path_watch.reorder(&mut relays);
+        }
+        fixed.chain(relays).collect()
     }
 
     fn open_connections(&mut self, sid: &ParticipantSid) {

@@ -1,6 +1,6 @@
 //! A server and a program that uses it, both in a namespace that goes away with the test.
 
-mod sandbox;
+pub(crate) mod sandbox;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

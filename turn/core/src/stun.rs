@@ -6,7 +6,7 @@
 //!                                                                                       kind, length, value, padding
 //! ```
 
-pub(crate) mod attribute;
+pub mod attribute;
 mod integrity;
 mod parse;
 mod write;

@@ -29,8 +29,12 @@ const REALM_BYTES_MAX: usize = 127;
 #[serde(deny_unknown_fields, default)]
 pub struct TurnConfig {
     /// The name that clients find this relay by, such as `relay.example.org`; the certificate is for it. With a name, clients
-    /// of this process' signaling are told of the relay; without one they are not.
+    /// of this process' signaling are told of the relay; without one they are not, unless `tell_addresses` is set.
     pub domain: String,
+    /// Whether clients of this process' signaling are told of the relay by its addresses if it has no name: those of
+    /// `announce`, or those that this machine has. Over UDP and TCP alone, since no certificate is for them. `zynk dev`
+    /// has it on.
+    pub tell_addresses: bool,
     /// The addresses that clients come to. `0.0.0.0` is every IPv4 address of this machine, `::` every address.
     pub bind: Vec<IpAddr>,
     /// The port for UDP and TCP. 0 takes a free one.
@@ -130,6 +134,7 @@ impl Default for TurnConfig {
     fn default() -> Self {
         Self {
             domain: String::new(),
+            tell_addresses: false,
             bind: vec![Ipv4Addr::UNSPECIFIED.into()],
             port: 3478,
             udp: true,
@@ -235,26 +240,36 @@ impl TurnConfig {
         }
     }
 
-    /// Where clients find a relay with these addresses, as `turn:` and `turns:` URLs (RFC 7065); none without a domain.
+    /// Where clients find a relay with these addresses, as `turn:` and `turns:` URLs (RFC 7065): by the domain, or by
+    /// the announced addresses if they are to be told; none otherwise.
     pub fn urls(&self, addresses: &TurnAddresses) -> Vec<String> {
-        if self.domain.is_empty() {
-            return Vec::new();
-        }
-        let schemes = [
-            ("turn", "udp", &addresses.udp),
-            ("turn", "tcp", &addresses.tcp),
-            ("turns", "tcp", &addresses.tls),
-        ];
+        let mut schemes = vec![("turn", "udp", &addresses.udp), ("turn", "tcp", &addresses.tcp)];
+        let hosts = match self.domain.is_empty() {
+            false => {
+                schemes.push(("turns", "tcp", &addresses.tls));
+                vec![self.domain.clone()]
+            }
+            true if self.tell_addresses => addresses.announced.iter().map(|ip| url_host(*ip)).collect(),
+            true => return Vec::new(),
+        };
         let mut urls = Vec::new();
         for (scheme, transport, known) in schemes {
-            for address in known {
-                let url = format!("{scheme}:{}:{}?transport={transport}", self.domain, address.port());
+            for (host, address) in hosts.iter().flat_map(|host| known.iter().map(move |at| (host, at))) {
+                let url = format!("{scheme}:{host}:{}?transport={transport}", address.port());
                 if !urls.contains(&url) {
                     urls.push(url);
                 }
             }
         }
         urls
+    }
+
+    /// The addresses that clients can use for the relay: those of `announce`, or those that this machine has.
+    pub fn announced(&self) -> Vec<IpAddr> {
+        match self.announce.is_empty() {
+            true => self.bind.iter().flat_map(|bind| zynk_net::reachable_addresses(*bind)).collect(),
+            false => self.announce.clone(),
+        }
     }
 
     /// What this relay's credentials are made with, for whoever hands them out in this process.
@@ -351,5 +366,54 @@ impl TurnConfig {
             tcp_relays: self.workers == 1,
             mobility: self.workers == 1,
         }
+    }
+}
+
+/// An address as URLs have it (RFC 3986, section 3.2.2).
+fn url_host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> TurnAddresses {
+        let at = |port| vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)];
+        TurnAddresses {
+            udp: at(3478),
+            tcp: at(3478),
+            tls: at(443),
+            announced: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            ..TurnAddresses::default()
+        }
+    }
+
+    #[test]
+    fn a_relay_with_a_domain_is_told_by_it_alone() {
+        let config =
+            TurnConfig { domain: "call.example.org".into(), tell_addresses: true, ..TurnConfig::default() };
+        let expected = [
+            "turn:call.example.org:3478?transport=udp",
+            "turn:call.example.org:3478?transport=tcp",
+            "turns:call.example.org:443?transport=tcp",
+        ];
+        assert_eq!(config.urls(&addresses()), expected);
+    }
+
+    #[test]
+    fn a_relay_without_a_domain_is_told_by_its_addresses_if_asked() {
+        assert!(TurnConfig::default().urls(&addresses()).is_empty());
+        let config = TurnConfig { tell_addresses: true, ..TurnConfig::default() };
+        let expected = [
+            "turn:198.51.100.1:3478?transport=udp",
+            "turn:[2001:db8::1]:3478?transport=udp",
+            "turn:198.51.100.1:3478?transport=tcp",
+            "turn:[2001:db8::1]:3478?transport=tcp",
+        ];
+        assert_eq!(config.urls(&addresses()), expected, "no browser trusts a certificate for an address");
     }
 }

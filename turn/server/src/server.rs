@@ -255,7 +255,7 @@ pub fn start(
     let port = if config.port == 0 { free_port(config)? } else { config.port };
     let config = &TurnConfig { port, ..config.clone() };
     let nonce_key: [u8; 32] = rand::random();
-    let mut addresses = TurnAddresses { announced: announced(config), ..TurnAddresses::default() };
+    let mut addresses = TurnAddresses { announced: config.announced(), ..TurnAddresses::default() };
     let (mut workers, mut threads, mut health) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..config.workers {
         let metrics = Arc::new(WorkerMetrics::new());
@@ -350,13 +350,6 @@ fn free_port(config: &TurnConfig) -> Result<u16, TurnError> {
         }
     }
     Ok(last)
-}
-
-fn announced(config: &TurnConfig) -> Vec<IpAddr> {
-    if !config.announce.is_empty() {
-        return config.announce.clone();
-    }
-    config.bind.iter().flat_map(|bind| zynk_net::reachable_addresses(*bind)).collect()
 }
 
 /// Binds the UDP sockets of one worker. All workers have the same addresses: the first that binds decides.

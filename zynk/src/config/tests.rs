@@ -57,6 +57,18 @@ fn dev_has_the_well_known_key_and_loopback() {
     assert_eq!((config.bind, config.port), (Ipv4Addr::LOCALHOST.into(), 7880));
     assert_eq!((config.sfu.ice_tcp_port, config.sfu.udp_port_first), (7881, 7882));
     assert!(config.guests.access);
+    assert!(config.turn.tell_addresses && !Config::default().turn.tell_addresses);
+}
+
+#[test]
+fn the_relay_of_dev_is_where_media_answers_it() {
+    let bound = |announce: &[&str]| {
+        let announce = announce.iter().map(|ip| ip.parse().unwrap()).collect();
+        load_dev(&ServerFlags { announce, ..ServerFlags::default() }).unwrap().turn.relay_bind
+    };
+    let loopback: std::net::IpAddr = Ipv4Addr::LOCALHOST.into();
+    assert_eq!(bound(&["127.0.0.1", "127.0.0.2"]), [loopback]);
+    assert!(bound(&["127.0.0.1", "192.0.2.1"]).is_empty() && bound(&[]).is_empty());
 }
 
 #[test]

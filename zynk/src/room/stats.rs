@@ -5,7 +5,7 @@ use zynk_signaling::{
     WantedLayers,
 };
 
-use super::{columns, printable};
+use crate::table::{columns, printable};
 
 const CONNECTIONS: [&str; 9] =
     ["PARTICIPANT", "QUALITY", "CONNECTION", "VIA", "RTT", "UP", "DOWN", "ESTIMATE", "QUEUE"];

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use zynk_auth::TurnSecret;
+use zynk_protocol::ConnectionState;
 use zynk_protocol::livekit::{self, CandidateProtocol, ClientConfigSetting, simulate_scenario::Scenario};
 
 use super::World;
+use super::lifetime::{self, state};
 use super::world::{Peer, Request, Response};
 use crate::join::{JoinParams, Resume};
 use crate::relays::{ClientPlace, RelayConfig};
+use crate::room::RoomInput;
 use crate::session::{Frame, Session};
 
 /// When the world begins, in seconds since 1970.
@@ -85,9 +88,28 @@ fn whoever_resumes_is_told_new_credentials_and_the_relays_near_where_it_is_now()
     world.advance(Duration::from_secs(1_000 - 6));
     let session = world.session();
     let params = JoinParams { resume: Some(Resume::default()), ..World::params("alice") };
-    world.input(crate::room::RoomInput::Join { session, params: Box::new(asking_for("asia", params)) });
+    world.input(RoomInput::Join { session, params: Box::new(asking_for("asia", params)) });
     let servers = world.inbox_of(session).into_iter().find_map(servers).unwrap();
     assert_servers(&servers, &alice, &["asia", "eu"], BEGIN_S + 1_600);
+}
+
+#[test]
+fn whose_path_is_gone_is_told_another_relay_first() {
+    let mut world = world();
+    let mut alice = world.join_active(asking_for("us", World::params("alice")));
+    for (first, second) in [("eu", "us"), ("us", "eu")] {
+        world.node(state(&alice, ConnectionState::Disconnected));
+        world.input(RoomInput::SessionAlive { session: alice.session });
+        let session = world.session();
+        let params = JoinParams { resume: Some(Resume::default()), ..World::params("alice") };
+        world.input(RoomInput::Join { session, params: Box::new(asking_for("us", params)) });
+        let servers = world.inbox_of(session).into_iter().find_map(servers).unwrap();
+        let end_s = servers[1].username.split(':').next().unwrap().parse().unwrap();
+        assert_servers(&servers, &alice, &[first, second], end_s);
+        alice = lifetime::at(&alice, session);
+        world.node(state(&alice, ConnectionState::Connected));
+        world.advance(Duration::from_secs(40));
+    }
 }
 
 #[test]

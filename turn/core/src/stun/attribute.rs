@@ -5,27 +5,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{MAGIC_COOKIE, TransactionId};
 
 // RFC 8489, section 18.3.
-pub(crate) const USERNAME: u16 = 0x0006;
+/// Who sends it.
+pub const USERNAME: u16 = 0x0006;
 pub(crate) const MESSAGE_INTEGRITY: u16 = 0x0008;
-pub(crate) const ERROR_CODE: u16 = 0x0009;
+/// Why a request is refused.
+pub const ERROR_CODE: u16 = 0x0009;
 pub(crate) const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
-pub(crate) const REALM: u16 = 0x0014;
-pub(crate) const NONCE: u16 = 0x0015;
+/// What credentials are for.
+pub const REALM: u16 = 0x0014;
+/// What credentials are mixed with.
+pub const NONCE: u16 = 0x0015;
 pub(crate) const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 pub(crate) const PASSWORD_ALGORITHM: u16 = 0x001d;
-pub(crate) const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+/// Where a request came from.
+pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub(crate) const PASSWORD_ALGORITHMS: u16 = 0x8002;
 pub(crate) const ALTERNATE_SERVER: u16 = 0x8023;
 pub(crate) const FINGERPRINT: u16 = 0x8028;
 // RFC 8656, section 18.
 pub(crate) const CHANNEL_NUMBER: u16 = 0x000c;
-pub(crate) const LIFETIME: u16 = 0x000d;
-pub(crate) const XOR_PEER_ADDRESS: u16 = 0x0012;
-pub(crate) const DATA: u16 = 0x0013;
-pub(crate) const XOR_RELAYED_ADDRESS: u16 = 0x0016;
+/// How long an allocation lasts, in seconds.
+pub const LIFETIME: u16 = 0x000d;
+/// Whom data is for, or from.
+pub const XOR_PEER_ADDRESS: u16 = 0x0012;
+/// What is relayed.
+pub const DATA: u16 = 0x0013;
+/// Where peers find the client.
+pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
 pub(crate) const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
 pub(crate) const EVEN_PORT: u16 = 0x0018;
-pub(crate) const REQUESTED_TRANSPORT: u16 = 0x0019;
+/// What peers are spoken to with: the protocol's number in IP, and three bytes of nothing.
+pub const REQUESTED_TRANSPORT: u16 = 0x0019;
 pub(crate) const DONT_FRAGMENT: u16 = 0x001a;
 pub(crate) const RESERVATION_TOKEN: u16 = 0x0022;
 pub(crate) const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;

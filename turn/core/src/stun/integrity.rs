@@ -46,12 +46,12 @@ impl IntegrityKey {
         Self { bytes, length }
     }
 
-    /// The key of short-term credentials of up to 32 bytes, which a relay has no use for.
-    #[cfg(test)]
-    pub(super) fn short_term_for_tests(password: &str) -> Self {
+    /// The key of short-term credentials (RFC 8489, section 9.1.1), which ICE has; a relay has no use for it. None for a
+    /// password of more than 32 bytes.
+    pub fn short_term(password: &str) -> Option<Self> {
         let mut bytes = [0; 32];
-        bytes[..password.len()].copy_from_slice(password.as_bytes());
-        Self { bytes, length: password.len() as u8 }
+        bytes.get_mut(..password.len())?.copy_from_slice(password.as_bytes());
+        Some(Self { bytes, length: u8::try_from(password.len()).ok()? })
     }
 
     fn as_bytes(&self) -> &[u8] {

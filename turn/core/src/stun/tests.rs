@@ -148,7 +148,7 @@ fn rfc5769_is_written() {
         .sign_sha1(&matrix_key(PasswordAlgorithm::Md5));
     assert_eq!(written, long_term_request(), "2.4");
 
-    let key = IntegrityKey::short_term_for_tests(ICE_PASSWORD);
+    let key = IntegrityKey::short_term(ICE_PASSWORD).unwrap();
     let address = |text: &str| text.parse().unwrap();
     let v6 = address("[2001:db8:1234:5678:11:2233:4455:6677]:32853");
     for (address, wanted) in [(address("192.0.2.1:32853"), ice_response_v4()), (v6, ice_response_v6())] {
@@ -181,7 +181,7 @@ fn rfc5769_is_written() {
 
 #[test]
 fn any_changed_bit_of_the_vectors_is_noticed() {
-    let ice_key = IntegrityKey::short_term_for_tests(ICE_PASSWORD);
+    let ice_key = IntegrityKey::short_term(ICE_PASSWORD).unwrap();
     let sha256_key = matrix_key(PasswordAlgorithm::Sha256);
     let vectors = [
         (ice_request(), &ice_key),
