@@ -54,6 +54,8 @@ fn two_clients_behind_symmetric_nats_call_directly() {
         let (is_well, words) = services.doctor(client);
         assert!(is_well);
         let expected = [
+            "turn:198.18.1.10:3478?transport=udp: sees us as ",
+            ", through a NAT (",
             "nat             symmetric: another address for each server",
             "Clients here connect over UDP; this works too: TCP, a relay over UDP, a relay over TCP, a relay over TLS.\n",
         ];

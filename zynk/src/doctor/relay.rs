@@ -118,9 +118,9 @@ async fn steps(relay: &Relay, media: Option<&MediaServer>, report: &mut RelayRep
         Ok(seen) => seen,
         Err(failure) => return Err(silence_or(failure, server, "relay stun", &target, report)),
     };
-    let by = client.local().map_or(String::new(), |local| match local.port() == mapped.port() {
+    let by = client.local().map_or(String::new(), |local| match local == mapped {
         true => String::new(),
-        false => ", by a NAT".to_owned(),
+        false => ", through a NAT".to_owned(),
     });
     report.checks.push(Check::ok("relay stun", &target, format!("sees us as {mapped}{by}")).took(rtt));
     report.is_answering = true;
