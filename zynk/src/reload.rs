@@ -258,8 +258,11 @@ mod tests {
         let Value::Table(turn) = Value::try_from(TurnConfig::default()).unwrap() else { panic!("a table") };
         let restart =
             ["bind", "port", "udp", "tcp", "tls_ports", "dtls_ports", "workers", "domain", "relay_bind"];
-        let restart =
-            [&restart[..], &["announce", "relay_port_first", "relay_port_last", "hold_back_us_max"]].concat();
+        let restart = [
+            &restart[..],
+            &["announce", "relay_port_first", "relay_port_last", "hold_back_us_max", "tell_addresses"],
+        ]
+        .concat();
         for key in turn.keys() {
             assert_ne!(is_live(&format!("turn.{key}")), restart.contains(&key.as_str()), "{key}");
         }
