@@ -67,6 +67,7 @@ fn on_cores_of_their_own(turn: &TurnUnderTest) {
 
 /// A call through the relay that goes on while `attack` runs, both ways, and may lose next to nothing.
 fn undisturbed<T: Send>(turn: &TurnUnderTest, attack: impl FnOnce() -> T + Send) -> T {
+    on_cores_of_their_own(turn);
     let (mut call, relayed, channel) = Call::open(turn, Transport::Udp);
     call.peer.set_nonblocking(true).unwrap();
     let (mut sent, mut there, mut back) = (0_u64, 0_u64, 0_u64);
@@ -121,7 +122,6 @@ fn allocate_request(number: u32) -> Vec<u8> {
 #[test]
 fn forged_allocates_from_a_hundred_thousand_sources_disturb_nobody() {
     let turn = TurnUnderTest::zynk(Authentication::User);
-    on_cores_of_their_own(&turn);
     let server = turn.address(Transport::Udp, Family::V4);
     let flood = || {
         let mut answers = 0;
