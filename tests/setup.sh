@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(chromium coturn curl firefox-esr fonts-dejavu-core iproute2 nftables openssl pebble util-linux python3-venv)
+packages=(chromium coturn curl firefox-esr fonts-dejavu-core iproute2 libnss3-tools nftables openssl pebble util-linux python3-venv)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")

@@ -1,5 +1,9 @@
 // Starts Debian's stock Firefox, headless, through WebDriver BiDi, with a fake camera and microphone.
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import puppeteer from 'puppeteer-core';
+import { makeDatabase } from './authority.mjs';
 
 const PREFS = {
   'media.navigator.streams.fake': true,
@@ -24,19 +28,25 @@ const PREFS = {
   'services.settings.server': 'data:,',
 };
 
-/** A browser with a profile of its own. */
-export async function launchFirefox(prefs = {}) {
+/** A browser with a profile of its own. It trusts the authority whose certificate is `authorityFile`, if there is one. */
+export async function launchFirefox({ authorityFile } = {}) {
+  const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'zynk-firefox-'));
+  if (authorityFile) makeDatabase(profile, authorityFile);
   const browser = await puppeteer.launch({
     browser: 'firefox',
     executablePath: process.env.FIREFOX ?? '/usr/bin/firefox-esr',
     headless: true,
-    extraPrefsFirefox: { ...PREFS, ...prefs },
+    userDataDir: profile,
+    extraPrefsFirefox: PREFS,
     timeout: 90_000,
     protocolTimeout: 120_000,
   });
   return {
     browser,
     newPage: () => browser.newPage(),
-    close: () => browser.close(),
+    close: async () => {
+      await browser.close();
+      fs.rmSync(profile, { recursive: true, force: true });
+    },
   };
 }

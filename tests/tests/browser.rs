@@ -123,9 +123,8 @@ fn chromium_and_firefox_hold_a_call_through_the_relay_over_tcp() {
     Rig::start().node("browser/relay.mjs", &["tcp", "chromium", "firefox"], LIMIT);
 }
 
-/// Firefox takes no certificate that nobody has signed.
+/// On the port that it shares with HTTPS, which the call's signaling comes by.
 #[test]
-fn chromium_and_chromium_hold_a_call_through_the_relay_over_tls() {
-    let rig = Rig::start_with(&[("ZYNK_TURN__TLS_PORTS", "[0]")]);
-    rig.node("browser/relay.mjs", &["tls", "chromium", "chromium"], LIMIT);
+fn chromium_and_firefox_hold_a_call_through_the_relay_over_tls_on_port_443() {
+    Rig::start_with_https().node("browser/relay.mjs", &["tls", "chromium", "firefox"], LIMIT);
 }

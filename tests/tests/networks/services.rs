@@ -1,13 +1,14 @@
 //! The server, and a relay in each of two regions.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use zynk_tests::LiveServer;
 
 use super::internet::{Internet, RELAYS, SERVER, text};
+use crate::rig::authority::Certificates;
 
 /// The API key and secret of all of them.
 pub(crate) const API_KEY: &str = "networks";
@@ -21,7 +22,8 @@ pub(crate) struct Services {
     pub(crate) internet: Internet,
     server: LiveServer,
     relays: Vec<Child>,
-    folder: tempfile::TempDir,
+    certificates: Certificates,
+    _folder: tempfile::TempDir,
 }
 
 impl Services {
@@ -29,7 +31,7 @@ impl Services {
     pub(crate) fn start() -> Self {
         let internet = Internet::new();
         let folder = tempfile::tempdir().expect("a folder");
-        make_certificates(folder.path());
+        let certificates = Certificates::make(folder.path(), &RELAYS.map(|(_, address)| address));
         let file = |name: &str, text: String| {
             let path = folder.path().join(name);
             fs::write(&path, text).expect("a file");
@@ -38,14 +40,14 @@ impl Services {
         let keys = format!("bind = '0.0.0.0'\nkeys = {{ {API_KEY} = '{API_SECRET}' }}\n");
         let mut relays = Vec::new();
         for (region, _) in RELAYS {
-            let path = file(&format!("{region}.toml"), keys.clone() + &relay_config(folder.path()));
+            let path = file(&format!("{region}.toml"), keys.clone() + &relay_config(&certificates));
             relays.push(start_relay(&internet, region, &path));
         }
         let config = file("server.toml", keys + &server_config());
         let mut command = internet.on("server", LiveServer::binary());
         command.args(["run", "--print-ports", "--config"]).arg(config);
         let server = LiveServer::start_command(command);
-        let services = Self { internet, server, relays, folder };
+        let services = Self { internet, server, relays, certificates, _folder: folder };
         services.wait_for_relays();
         services
     }
@@ -65,7 +67,7 @@ impl Services {
         command
             .args(["doctor", "--url", &format!("ws://{SERVER}:7880")])
             .args(["--api-key", API_KEY, "--api-secret", API_SECRET])
-            .env("SSL_CERT_FILE", self.folder.path().join("authority.pem"));
+            .env("SSL_CERT_FILE", &self.certificates.authority);
         let output = command.output().expect("zynk starts");
         println!("doctor on {machine}:\n{}", text(&output));
         (output.status.success(), text(&output))
@@ -102,8 +104,7 @@ fn start_relay(internet: &Internet, region: &str, config: &Path) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the relay starts")
 }
 
-fn relay_config(folder: &Path) -> String {
-    let path = |name: &str| folder.join(name).display().to_string();
+fn relay_config(certificates: &Certificates) -> String {
     format!(
         "roles = ['turn']
          [turn]
@@ -112,8 +113,8 @@ fn relay_config(folder: &Path) -> String {
          private_key_file = '{}'
          # The range of the test's own Internet is nobody's on the real one.
          allow_peers = ['198.18.0.0/15']\n",
-        path("relay.pem"),
-        path("relay.key")
+        certificates.certificate.display(),
+        certificates.key.display()
     )
 }
 
@@ -143,20 +144,4 @@ fn server_config() -> String {
         );
     }
     text
-}
-
-/// An authority, and the relays' certificate by it.
-fn make_certificates(folder: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let write = |name: &str, text: String| fs::write(PathBuf::from(folder).join(name), text).expect("a file");
-    let authority_key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    write("authority.pem", params.self_signed(&authority_key).expect("a certificate").pem());
-    let key = KeyPair::generate().expect("a key");
-    let names: Vec<_> = RELAYS.iter().map(|(_, address)| (*address).to_owned()).collect();
-    let leaf = CertificateParams::new(names).expect("parameters");
-    let issuer = Issuer::from_params(&params, &authority_key);
-    write("relay.pem", leaf.signed_by(&key, &issuer).expect("a certificate").pem());
-    write("relay.key", key.serialize_pem());
 }

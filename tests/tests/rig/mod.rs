@@ -1,5 +1,6 @@
 //! A server and a program that uses it, both in a namespace that goes away with the test.
 
+pub(crate) mod authority;
 pub(crate) mod sandbox;
 
 use std::io::Read;
@@ -8,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sandbox::{Sandbox, VETH_ADDRESS};
+use authority::Certificates;
+use sandbox::{HOST_NAME, Sandbox, VETH_ADDRESS};
 use zynk_tests::LiveServer;
 
 /// The API key and secret that `zynk dev` has.
@@ -19,7 +21,17 @@ pub(crate) const API_SECRET: &str = "secret";
 pub(crate) struct Rig {
     sandbox: Sandbox,
     server: LiveServer,
+    https: Option<Https>,
 }
+
+/// What HTTPS, and TURN over TLS on the same port, are known by.
+struct Https {
+    certificates: Certificates,
+    _folder: tempfile::TempDir,
+}
+
+/// The namespace has ports of its own: nobody else has this one.
+const HTTPS_PORT: u16 = 443;
 
 impl Rig {
     /// Starts the server and waits until it says which ports it has.
@@ -34,7 +46,25 @@ impl Rig {
         command
             .args(["dev", "--port", "0", "--print-ports", "--announce", VETH_ADDRESS])
             .envs(settings.iter().copied());
-        Self { server: LiveServer::start_command(command), sandbox }
+        Self { server: LiveServer::start_command(command), sandbox, https: None }
+    }
+
+    /// Same, with HTTPS and TURN over TLS on port 443, for whoever trusts the authority of the certificate.
+    pub(crate) fn start_with_https() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let certificates = Certificates::make(folder.path(), &[HOST_NAME]);
+        let [certificate, key] =
+            [&certificates.certificate, &certificates.key].map(|path| path.display().to_string());
+        let mut rig = Self::start_with(&[
+            ("ZYNK_TLS__ENABLED", "true"),
+            ("ZYNK_TLS__BIND", VETH_ADDRESS),
+            ("ZYNK_TLS__PORT", &HTTPS_PORT.to_string()),
+            ("ZYNK_TLS__CERTIFICATE_FILE", &certificate),
+            ("ZYNK_TLS__PRIVATE_KEY_FILE", &key),
+        ]);
+        assert_eq!(rig.server.https_port(), HTTPS_PORT, "the port that firewalls let through");
+        rig.https = Some(Https { certificates, _folder: folder });
+        rig
     }
 
     /// Runs a program of `tests/` with Node and asserts that it succeeds within `limit`.
@@ -53,7 +83,7 @@ impl Rig {
         let path = tests_folder().join(program);
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let mut command = self.sandbox.command(interpreter);
-        let [turn, turn_tls] = self.server.turn_ports();
+        let [turn, _] = self.server.turn_ports();
         command
             .arg(&path)
             .args(arguments)
@@ -62,10 +92,16 @@ impl Rig {
             .env("ZYNK_API_SECRET", API_SECRET)
             .env("ZYNK_TURN_HOST", VETH_ADDRESS)
             .env("ZYNK_TURN_PORT", turn.to_string())
-            .env("ZYNK_TURN_TLS_PORT", turn_tls.to_string())
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a pipe's end can be shared"))
             .stderr(writer);
+        if let Some(Https { certificates, .. }) = &self.https {
+            command
+                .env("ZYNK_HTTPS_URL", format!("https://{HOST_NAME}:{HTTPS_PORT}"))
+                .env("ZYNK_TURN_HOST", HOST_NAME)
+                .env("ZYNK_TURN_PORT", HTTPS_PORT.to_string())
+                .env("ZYNK_AUTHORITY_FILE", &certificates.authority);
+        }
         let mut child = spawn(&mut command);
         // The command holds the pipe's writing ends; the reader ends when the last one does.
         drop(command);

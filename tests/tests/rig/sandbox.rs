@@ -17,6 +17,9 @@ use std::process::{Child, Command, Stdio};
 /// The namespace's address that is not loopback: Firefox never sends media to 127.0.0.1.
 /// From RFC 5737's documentation ranges.
 pub(crate) const VETH_ADDRESS: &str = "198.51.100.1";
+/// A name of that address, inside the namespace: Firefox takes no relay over TLS without one. From RFC 6761's names for
+/// tests.
+pub(crate) const HOST_NAME: &str = "zynk.test";
 
 const SETUP: &str = "set -e
 ip link set lo up
@@ -25,6 +28,11 @@ ip address add 198.51.100.1/24 dev zynk0
 ip link set zynk0 up
 ip link set zynk1 up
 ip route add default dev zynk0
+hosts=$(mktemp)
+chmod 644 $hosts
+{ cat /etc/hosts; echo; echo 198.51.100.1 zynk.test; } > $hosts
+mount --bind $hosts /etc/hosts
+rm $hosts
 echo ready
 exec cat";
 
