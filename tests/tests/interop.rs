@@ -8,6 +8,7 @@
     clippy::print_stdout
 )]
 
+#[allow(dead_code, reason = "the browsers' tests use the rest")]
 mod rig;
 #[path = "interop/webrtc_rs.rs"]
 mod webrtc_rs;

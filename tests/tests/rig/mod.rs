@@ -30,8 +30,9 @@ struct Https {
     _folder: tempfile::TempDir,
 }
 
-/// The namespace has ports of its own: nobody else has this one.
+/// The namespace has ports of its own: nobody else has these.
 const HTTPS_PORT: u16 = 443;
+const HTTP_PORT: &str = "7880";
 
 impl Rig {
     /// Starts the server and waits until it says which ports it has.
@@ -41,12 +42,7 @@ impl Rig {
 
     /// Same, with environment variables that configure the server.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
-        let sandbox = Sandbox::new();
-        let mut command = sandbox.command(LiveServer::binary());
-        command
-            .args(["dev", "--port", "0", "--print-ports", "--announce", VETH_ADDRESS])
-            .envs(settings.iter().copied());
-        Self { server: LiveServer::start_command(command), sandbox, https: None }
+        Self::start_on("0", settings)
     }
 
     /// Same, with HTTPS and TURN over TLS on port 443, for whoever trusts the authority of the certificate.
@@ -55,16 +51,27 @@ impl Rig {
         let certificates = Certificates::make(folder.path(), &[HOST_NAME]);
         let [certificate, key] =
             [&certificates.certificate, &certificates.key].map(|path| path.display().to_string());
-        let mut rig = Self::start_with(&[
+        let settings = [
             ("ZYNK_TLS__ENABLED", "true"),
             ("ZYNK_TLS__BIND", VETH_ADDRESS),
             ("ZYNK_TLS__PORT", &HTTPS_PORT.to_string()),
             ("ZYNK_TLS__CERTIFICATE_FILE", &certificate),
             ("ZYNK_TLS__PRIVATE_KEY_FILE", &key),
-        ]);
+        ];
+        let mut rig = Self::start_on(HTTP_PORT, &settings);
         assert_eq!(rig.server.https_port(), HTTPS_PORT, "the port that firewalls let through");
         rig.https = Some(Https { certificates, _folder: folder });
         rig
+    }
+
+    /// With 0 every port of the server's is a free one, otherwise each is as it is configured.
+    fn start_on(http_port: &str, settings: &[(&str, &str)]) -> Self {
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.command(LiveServer::binary());
+        command
+            .args(["dev", "--port", http_port, "--print-ports", "--announce", VETH_ADDRESS])
+            .envs(settings.iter().copied());
+        Self { server: LiveServer::start_command(command), sandbox, https: None }
     }
 
     /// Runs a program of `tests/` with Node and asserts that it succeeds within `limit`.
