@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use mio::Waker;
@@ -141,7 +141,8 @@ impl TunnelEnd {
                 self.filling = parcel;
             }
         }
-        if !self.other.has_rung.swap(true, Ordering::AcqRel) {
+        fence(Ordering::SeqCst);
+        if !self.other.has_rung.swap(true, Ordering::SeqCst) {
             // A loop that cannot be woken has ended.
             let _ = self.other.waker.wake();
         }
@@ -152,7 +153,9 @@ impl TunnelEnd {
         if let Ok(parcel) = self.incoming.try_recv() {
             return Some(parcel);
         }
-        self.own.has_rung.store(false, Ordering::Release);
+        self.own.has_rung.store(false, Ordering::SeqCst);
+        // Before the second look, however the processor would order them.
+        fence(Ordering::SeqCst);
         // One that came before the bell could ring again.
         self.incoming.try_recv().ok()
     }

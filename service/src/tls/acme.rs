@@ -27,6 +27,9 @@ use cache::Cache;
 /// How long an ACME server may take to look at the challenges, and then to sign.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The least time between two certificates.
+const ORDER_PAUSE: Duration = Duration::from_secs(3600);
+
 /// After a failure the next try comes so much later, then twice as much, and so on.
 const RETRY_FIRST: Duration = Duration::from_secs(60);
 
@@ -158,12 +161,20 @@ impl AcmeClient {
             }
             match self.order(&acceptor).await {
                 Ok((certificate, renew_at)) => {
+                    if renew_at <= SystemTime::now() {
+                        tracing::warn!(
+                            "the certificate is due for renewal already: is this machine's clock right?"
+                        );
+                    }
+                    let pause_from = tokio::time::Instant::now();
                     tracing::info!(domains = %self.config.domains.join(", "), "certificate received by ACME");
                     self.current = Some((certificate.clone(), renew_at));
                     retry = RETRY_FIRST;
                     if renewed.send(certificate).await.is_err() {
                         return;
                     }
+                    // Whatever the clock says, the authority's limits are for weeks.
+                    tokio::time::sleep_until(pause_from + ORDER_PAUSE).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, retry_in_s = retry.as_secs(), "no certificate by ACME");

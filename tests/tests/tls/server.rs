@@ -167,7 +167,7 @@ fn write_config(folder: &tempfile::TempDir, settings: &Settings, users: &str, mo
         tls_ports = [0]
         dtls_ports = [0]
         relay_bind = ["127.0.0.1"]
-        allow_peers = ["127.0.0.0/8"]
+        allow_peers = ["127.0.0.1/32"]
         users = {{ {users} }}
         {more_turn}
         {turn}

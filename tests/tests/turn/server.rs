@@ -113,7 +113,7 @@ impl TurnUnderTest {
                 certificate_file = "{certificate}"
                 private_key_file = "{key}"
                 relay_bind = ["127.0.0.1", "::1"]
-                allow_peers = ["127.0.0.0/8", "::1/128"]
+                allow_peers = ["127.0.0.1/32", "127.0.0.0/8", "::1/128"]
                 realm = "zynk.test"
                 {credentials}
                 "#,

@@ -19,14 +19,26 @@ const SEGMENTS_MAX: usize = 64;
 /// Bytes of a run at most: the largest payload of a datagram, which segmentation shares.
 const RUN_BYTES_MAX: usize = 65_487;
 
+/// Bytes that are kept for the next turn.
+const ARENA_BYTES_KEPT: usize = 2 * 1024 * 1024;
+
 /// No further datagram in the run.
 const NONE: u32 = u32::MAX;
 
 /// Where a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
-    Client { five_tuple: FiveTuple, is_control: bool },
-    Peer { relay: RelayKey, peer: SocketAddr, dont_fragment: bool },
+    Client {
+        five_tuple: FiveTuple,
+        is_control: bool,
+    },
+    /// `relayed` is the address that peers know the relay by.
+    Peer {
+        relay: RelayKey,
+        relayed: SocketAddr,
+        peer: SocketAddr,
+        dont_fragment: bool,
+    },
 }
 
 impl Route {
@@ -137,6 +149,7 @@ impl Outbox {
             self.runs.clear();
             self.entries.clear();
             self.arena.clear();
+            self.arena.shrink_to(ARENA_BYTES_KEPT);
             self.open.clear();
             self.next = 0;
             return None;
@@ -188,6 +201,7 @@ mod tests {
     fn peer(port: u16) -> Route {
         Route::Peer {
             relay: RelayKey(1),
+            relayed: SocketAddr::from(([127, 0, 0, 1], 50_000)),
             peer: SocketAddr::from(([127, 0, 0, 1], port)),
             dont_fragment: false,
         }

@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!  address ─► all the IPv4 addresses that it can mean ─► denied by the operator?       ─► no
-//!                                                        allowed by the operator?      ─► yes
-//!                                                        the machine's own address?    ─► only relays and services
+//!                                                        allowed by the operator?      ─► yes; the machine's own
+//!                                                                                         addresses one by one only
+//!                                                        an address of relays?         ─► only relays and services
+//!                                                        another of the machine's?     ─► no
 //!                                                        not for everybody to reach?   ─► no
 //! ```
 
@@ -68,9 +70,11 @@ pub struct PeerPolicy {
     pub deny: Vec<IpNet>,
     /// Peers that are allowed although they are not for everybody to reach.
     pub allow: Vec<IpNet>,
-    /// This machine's addresses, announced ones included. At these, only relayed addresses of this relay and
+    /// The addresses of relayed addresses, announced ones included. At these, only relayed addresses of this relay and
     /// `services` are reached, so that two clients of one relay can talk.
     pub own: Vec<IpAddr>,
+    /// All addresses of this machine. A network in `allow` that they are in does not allow them, each of its own does.
+    pub machine: Vec<IpAddr>,
     /// Addresses that are allowed whatever else is said: the media ports of our own SFU.
     pub services: Vec<SocketAddr>,
 }
@@ -95,14 +99,18 @@ impl PeerPolicy {
             return Verdict::Denied;
         }
         // What is allowed is allowed as it was written down, not in other spellings.
-        if self.allow.iter().any(|net| net.contains(&ip)) {
+        let is_ours = self.own.contains(&ip) || self.machine.contains(&ip);
+        let allows =
+            |net: &IpNet| net.contains(&ip) && (!is_ours || net.prefix_len() == net.max_prefix_len());
+        if self.allow.iter().any(allows) {
             return Verdict::Allowed;
         }
         if self.own.contains(&ip) || self.services.iter().any(|service| service.ip() == ip) {
             return Verdict::PortsOnly;
         }
         let mut meanings = meanings.into_iter().flatten();
-        match meanings.any(|meaning| self.own.contains(&meaning) || is_special(meaning)) {
+        let is_ours = |ip| self.own.contains(&ip) || self.machine.contains(&ip);
+        match meanings.any(|meaning| is_ours(meaning) || is_special(meaning)) {
             true => Verdict::Denied,
             false => Verdict::Allowed,
         }

@@ -218,9 +218,9 @@ impl TurnServer {
                 Route::Client { five_tuple, is_control } => {
                     Output::ToClient { five_tuple, payload, segment_bytes: run.segment_bytes, is_control }
                 }
-                Route::Peer { relay, peer, dont_fragment } => Output::ToPeer {
+                Route::Peer { relay, relayed, peer, dont_fragment } => Output::ToPeer {
                     relay,
-                    relayed: self.relays.get(relay.0 as usize).map_or(peer, |relay| relay.announced),
+                    relayed,
                     peer,
                     payload,
                     segment_bytes: run.segment_bytes,

@@ -21,6 +21,9 @@ pub const WORKERS_MAX: u8 = 64;
 /// Longest time that datagrams may wait, in microseconds.
 const HOLD_BACK_US_MAX: u64 = 10_000;
 
+/// Longest life of allocations and nonces: a week, in seconds.
+const LIFETIME_S_MAX: u64 = 604_800;
+
 /// Longest realm, in bytes (RFC 8489, section 14.9, has 128 characters).
 const REALM_BYTES_MAX: usize = 127;
 
@@ -63,7 +66,7 @@ pub struct TurnConfig {
     /// The last port of relayed addresses.
     pub relay_port_last: u16,
     /// Worker threads. With more than one, TCP connections are not relayed (RFC 6062), clients cannot move to other
-    /// addresses (RFC 8016), and quotas hold for each worker.
+    /// addresses (RFC 8016), a reserved port is found only by who comes to the same worker, and quotas hold for each worker.
     pub workers: u8,
     /// How long datagrams may wait at a worker that is busy for 70 % of its time or more, so that more of them leave at
     /// once, in microseconds. One that is busy for less than 30 % lets none wait. 0 to 10,000.
@@ -83,7 +86,8 @@ pub struct TurnConfig {
     /// loopback, link-local and so on.
     #[schemars(with = "Vec<String>")]
     pub deny_peers: Vec<IpNet>,
-    /// Networks that may be reached although they are private, loopback, link-local and so on.
+    /// Networks that may be reached although they are private, loopback, link-local and so on. This machine's own
+    /// addresses are not among them unless they are listed one by one.
     #[schemars(with = "Vec<String>")]
     pub allow_peers: Vec<IpNet>,
     /// How long an allocation lasts whose client does not ask for more, in seconds.
@@ -110,7 +114,8 @@ pub struct TurnLimits {
     pub allocations_max: u32,
     /// Allocations of one user at a time. Credentials of one user name, whatever their time, are one user.
     pub user_allocations_max: u32,
-    /// What all allocations may relay, both ways together, in kilobits a second.
+    /// What all allocations may relay, both ways together, in kilobits a second. With this or one of the next three set, TCP
+    /// connections are not relayed (RFC 6062): what goes through them is not counted.
     pub kbps_max: u64,
     /// What one user's allocations may relay, both ways together, in kilobits a second.
     pub user_kbps_max: u64,
@@ -181,6 +186,13 @@ impl Default for TurnLimits {
     }
 }
 
+impl TurnLimits {
+    /// Whether there are limits on what is relayed in a second.
+    fn has_rates(&self) -> bool {
+        [self.kbps_max, self.user_kbps_max, self.packets_per_s_max, self.user_packets_per_s_max] != [0; 4]
+    }
+}
+
 impl TurnConfig {
     /// Whether it can be done. Opens nothing.
     pub fn check(&self) -> Result<(), TurnError> {
@@ -229,7 +241,12 @@ impl TurnConfig {
             () if self.lifetime_s == 0 || self.lifetime_s_max < self.lifetime_s => {
                 invalid("lifetime_s", "must be at least 1 and at most lifetime_s_max")
             }
-            () if self.nonce_lifetime_s < 60 => invalid("nonce_lifetime_s", "must be at least 60"),
+            () if self.lifetime_s_max > LIFETIME_S_MAX => {
+                invalid("lifetime_s_max", &format!("must be at most {LIFETIME_S_MAX}"))
+            }
+            () if !(60..=LIFETIME_S_MAX).contains(&self.nonce_lifetime_s) => {
+                invalid("nonce_lifetime_s", &format!("must be 60 to {LIFETIME_S_MAX}"))
+            }
             () if self.limits.connections_max == 0 || self.limits.connections_per_source_max == 0 => {
                 invalid("limits.connections_max", "must be at least 1")
             }
@@ -334,8 +351,7 @@ impl TurnConfig {
         let limits = &self.limits;
         let rate = |kbps: u64, packets: u64| Rate { bytes: some(kbps * 1000 / 8), packets: some(packets) };
         let relay_addresses = self.relay_addresses();
-        let mut own = zynk_net::interface_addresses();
-        own.extend(relay_addresses.iter().flat_map(|address| [address.bind, address.announce]));
+        let own = relay_addresses.iter().flat_map(|address| [address.bind, address.announce]).collect();
         ServerConfig {
             realm: self.realm.clone(),
             credentials,
@@ -345,6 +361,7 @@ impl TurnConfig {
                 deny: self.deny_peers.clone(),
                 allow: self.allow_peers.clone(),
                 own,
+                machine: zynk_net::interface_addresses(),
                 services: services.to_vec(),
             },
             relay_addresses,
@@ -363,7 +380,8 @@ impl TurnConfig {
                 all_unauthenticated_answers: some_u32(limits.all_unauthenticated_answers_per_s_max),
             },
             alternate_servers: self.alternate_servers.clone(),
-            tcp_relays: self.workers == 1,
+            // What goes through relayed connections is not counted.
+            tcp_relays: self.workers == 1 && !limits.has_rates(),
             mobility: self.workers == 1,
         }
     }

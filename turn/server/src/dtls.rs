@@ -18,6 +18,9 @@ use cookie::{Cookies, FIRST_HELLO, Hello, Proof};
 /// Clients that have not finished their handshakes. When there are more, the oldest is forgotten.
 const HANDSHAKES_MAX: usize = 256;
 
+/// Of those, from one IPv4 address or IPv6 /64 network. Further ones are not answered.
+const HANDSHAKES_PER_SOURCE_MAX: usize = 32;
+
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -158,6 +161,10 @@ impl DtlsClients {
             return false;
         }
         self.handshakes.retain(|known| self.clients.get(known).is_some_and(|client| !client.is_connected));
+        let handshakes = self.handshakes.iter().filter(|known| source_key(known.client) == source).count();
+        if handshakes >= HANDSHAKES_PER_SOURCE_MAX {
+            return false;
+        }
         if self.handshakes.len() >= HANDSHAKES_MAX
             && let Some(oldest) = self.handshakes.pop_front()
         {

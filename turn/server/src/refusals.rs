@@ -41,6 +41,17 @@ impl RefusalLog {
         five_tuple: FiveTuple,
         reason: RefusalReason,
     ) {
+        // Lines that nobody sees take none from the others.
+        let is_shown = matches!(
+            reason,
+            RefusalReason::TotalQuota
+                | RefusalReason::NoPort
+                | RefusalReason::UserQuota
+                | RefusalReason::PeerQuota
+        );
+        if !is_shown && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
         let Some(Line { user: digest, suppressed }) = self.line(now, user, five_tuple, reason) else {
             return;
         };

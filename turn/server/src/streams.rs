@@ -45,6 +45,9 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream that took nothing for so long while bytes wait for it is closed.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Streams read in one turn.
+const STREAMS_PER_TURN: usize = 64;
+
 /// Bytes read from one stream in one turn.
 const READ_BYTES_PER_TURN: usize = 128 * 1024;
 
@@ -231,7 +234,9 @@ impl Streams {
     pub(crate) fn read(&mut self, mut on_event: impl FnMut(StreamEvent<'_>)) {
         // Before the frames of whoever has the same address now.
         self.closed.drain(..).for_each(|five_tuple| on_event(StreamEvent::Closed { five_tuple }));
-        for key in std::mem::take(&mut self.readable) {
+        // The rest waits for the next turn: what a turn reads waits in the core's outbox.
+        let count = self.readable.len().min(STREAMS_PER_TURN);
+        for key in self.readable.drain(..count).collect::<Vec<_>>() {
             if !self.read_header(key) {
                 continue;
             }

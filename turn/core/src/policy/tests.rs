@@ -126,3 +126,20 @@ fn of_this_machine_only_relays_and_services_are_reached() {
     assert_eq!(verdict(&policy, "127.0.0.2"), Verdict::Denied);
     assert!(policy.is_service(service) && !policy.is_service("127.0.0.1:22".parse().unwrap()));
 }
+
+#[test]
+fn a_network_that_is_allowed_does_not_open_the_machine_in_it() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let policy = PeerPolicy {
+        allow: vec!["10.1.0.0/16".parse().unwrap(), "10.1.0.4/32".parse().unwrap()],
+        own: vec![ip("10.1.0.2")],
+        machine: vec![ip("127.0.0.1"), ip("10.1.0.2"), ip("10.1.0.3"), ip("10.1.0.4"), ip("93.184.216.34")],
+        ..PeerPolicy::default()
+    };
+    assert_eq!(policy.verdict(ip("10.1.0.9")), Verdict::Allowed);
+    assert_eq!(policy.verdict(ip("10.1.0.2")), Verdict::PortsOnly, "relays are there");
+    for ours in ["10.1.0.3", "127.0.0.1", "93.184.216.34", "::ffff:10.1.0.3"] {
+        assert_eq!(policy.verdict(ip(ours)), Verdict::Denied, "{ours}");
+    }
+    assert_eq!(policy.verdict(ip("10.1.0.4")), Verdict::Allowed, "listed by itself");
+}

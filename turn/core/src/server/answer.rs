@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::TurnServer;
-use crate::io::FiveTuple;
+use crate::io::{FiveTuple, Transport};
 use crate::outbox::Route;
 use crate::stun::attribute::{
     ALTERNATE_SERVER, CHANNEL_NUMBER, LIFETIME, NONCE, PASSWORD_ALGORITHMS, REALM, UNKNOWN_ATTRIBUTES,
@@ -68,9 +68,13 @@ impl TurnServer {
 
     /// Answers 401 or 438 with a nonce, unless the address had too many answers.
     pub(super) fn challenge(&mut self, request: &Request<'_>, code: ErrorCode) {
-        if !self.may_answer(request) {
-            return;
+        if self.may_answer(request) {
+            self.send_challenge(request, code);
         }
+    }
+
+    /// Asks for credentials, or for a new nonce, however many answers the address has had.
+    pub(super) fn send_challenge(&mut self, request: &Request<'_>, code: ErrorCode) {
         self.stats.challenges += 1;
         let nonce = self.nonces.make(self.unix_s(request.now), request.five_tuple.client);
         let realm = std::mem::take(&mut self.config.realm);
@@ -102,7 +106,10 @@ impl TurnServer {
     pub(super) fn send_elsewhere(&mut self, proven: &Proven<'_>) {
         let is_v4 = proven.request.five_tuple.server.is_ipv4();
         let same_family = |server: &&std::net::SocketAddr| server.is_ipv4() == is_v4;
-        let Some(server) = self.config.alternate_servers.iter().find(same_family).copied() else {
+        // Where the other server takes TLS is not known: such clients have other URLs to try.
+        let is_secure = matches!(proven.request.five_tuple.transport, Transport::Tls | Transport::Dtls);
+        let others = self.config.alternate_servers.iter().filter(|_| !is_secure);
+        let Some(server) = others.clone().find(same_family).copied() else {
             return self.refuse(proven, ErrorCode::InsufficientCapacity);
         };
         self.answer(&proven.request, Class::Error, Some((&proven.key, proven.integrity)), |writer| {
@@ -167,7 +174,7 @@ impl TurnServer {
 
     fn may_answer(&mut self, request: &Request<'_>) -> bool {
         // Behind a stream or DTLS there is somebody who had to answer to get there.
-        let is_forgeable = request.five_tuple.transport == crate::io::Transport::Udp;
+        let is_forgeable = request.five_tuple.transport == Transport::Udp;
         let may = !is_forgeable || self.throttle.take(request.five_tuple.client, request.now);
         self.stats.throttled += u64::from(!may);
         may

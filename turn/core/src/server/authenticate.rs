@@ -21,29 +21,34 @@ impl TurnServer {
             self.refuse_unproven(&request, ErrorCode::BadRequest);
             return None;
         };
+        // An allocation's own key is enough: it must outlive credentials that end during a call. (Refresh moves an
+        // allocation, and ConnectionBind is another stream's, so they may come from an address without one.)
+        let known = self.allocation_of_request(&request, method);
+        let owner_key = known.and_then(|key| self.allocations.get(key)).and_then(|allocation| {
+            let is_owner = *allocation.username == *username && message.is_signed_with(&allocation.key);
+            is_owner.then(|| allocation.key.clone())
+        });
         if self.nonces.check(nonce, self.unix_s(now), five_tuple.client) == NonceVerdict::Stale {
-            self.challenge(&request, ErrorCode::StaleNonce);
+            // Whoever has an allocation must not lose it because others ask too much from the same address, or seem to.
+            match owner_key.is_some() {
+                true => self.send_challenge(&request, ErrorCode::StaleNonce),
+                false => self.challenge(&request, ErrorCode::StaleNonce),
+            }
             return None;
         }
         let Some(algorithm) = algorithm_of(&request) else {
             self.refuse_unproven(&request, ErrorCode::BadRequest);
             return None;
         };
-        // An allocation's own key is enough: it must outlive credentials that end during a call. (Refresh moves an
-        // allocation, and ConnectionBind is another stream's, so they may come from an address without one.)
-        let known = self.allocation_of_request(&request, method).and_then(|key| self.allocations.get(key));
-        let result = match known {
-            Some(allocation)
-                if *allocation.username == *username && message.is_signed_with(&allocation.key) =>
-            {
-                Ok(allocation.key.clone())
-            }
-            _ => {
+        let result = match owner_key {
+            Some(key) => Ok(key),
+            None => {
                 let realm = &self.config.realm;
                 let time_of_day = self.time_of_day(now);
                 self.config.credentials.authenticate(&message, username, realm, algorithm, time_of_day)
             }
         };
+        let known = known.and_then(|key| self.allocations.get(key));
         let other_user = known.is_some_and(|allocation| *allocation.username != *username);
         let key = match result {
             Ok(key) => key,

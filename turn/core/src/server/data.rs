@@ -95,7 +95,11 @@ impl TurnServer {
         data: &[u8],
         dont_fragment: bool,
     ) {
-        let Some(relay) = self.relay_to(key, peer.ip()) else { return self.stats.without_permission += 1 };
+        let relay = self.relay_to(key, peer.ip());
+        let Some((relay, relayed)) = relay.and_then(|relay| Some((relay, self.relay(relay)?.announced)))
+        else {
+            return self.stats.without_permission += 1;
+        };
         if ports_only && !self.is_reachable_here(peer) {
             return self.stats.without_permission += 1;
         }
@@ -113,12 +117,9 @@ impl TurnServer {
         self.stats.to_peers_bytes += data.len() as u64;
         // From one client of this relay to another: no socket is needed in between.
         if ports_only && let Some(other) = self.announced.get(&peer).copied() {
-            if let Some(source) = self.relay(relay).map(|relay| relay.announced) {
-                self.handle_peer(now, other, source, data);
-            }
-            return;
+            return self.handle_peer(now, other, relayed, data);
         }
-        self.outbox.push(Route::Peer { relay, peer, dont_fragment }, &[data]);
+        self.outbox.push(Route::Peer { relay, relayed, peer, dont_fragment }, &[data]);
     }
 
     pub(super) fn handle_peer(&mut self, now: Instant, relay: RelayKey, peer: SocketAddr, data: &[u8]) {

@@ -328,6 +328,10 @@ impl Streams {
             let failed = result.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             if failed || (peer.is_closing && waiting == 0) {
                 self.peers.remove(index);
+                // A client whose stream is held would never hear of it; one that is read finds no peer, and is closed.
+                if let Some(key) = client.and_then(|client| self.by_tuple.get(&client).copied()) {
+                    self.mark_readable(key);
+                }
             } else if waiting < SPLICE_WAITING_MAX
                 && let Some(key) = client.and_then(|client| self.by_tuple.get(&client).copied())
                 && let Some(stream) = self.slab.get_mut(key)
