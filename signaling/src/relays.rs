@@ -116,6 +116,9 @@ impl Relays {
         let derived = keys.turn_secrets().into_iter().next();
         let mut regions = Vec::new();
         for relay in &config.relays {
+            for url in relay.urls.iter().filter(|url| is_secure_without_name(url)) {
+                tracing::warn!(%url, region = %relay.region, "Firefox takes no turns: address without a name");
+            }
             let set = relay.secret.as_ref().map(|secret| TurnSecret::new(secret.clone()));
             let secret = set.or_else(|| derived.clone());
             let secret = secret.ok_or_else(|| RelaysError::NoSecret { region: relay.region.clone() })?;
@@ -261,6 +264,17 @@ fn open_places(config: &SignalingConfig) -> Result<Places, RelaysError> {
 }
 
 /// Addresses do not show.
+/// Whether a URL is one of TLS to an IP address.
+fn is_secure_without_name(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("turns:") else { return false };
+    let address = rest.split('?').next().unwrap_or_default();
+    let host = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => address.rsplit_once(':').map_or(address, |(host, _)| host),
+    };
+    host.parse::<IpAddr>().is_ok()
+}
+
 impl fmt::Debug for ClientPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, region } = self;

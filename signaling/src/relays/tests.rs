@@ -211,3 +211,20 @@ fn addresses_of_clients_are_not_shown() {
     let shown = format!("{:?}", from("192.0.2.7"));
     assert!(!shown.contains("192.0.2"), "{shown}");
 }
+
+#[test]
+fn addresses_of_tls_without_a_name_are_known() {
+    for url in [
+        "turns:203.0.113.7:443?transport=tcp",
+        "turns:203.0.113.7",
+        "turns:[2001:db8::1]:5349",
+        "turns:[2001:db8::1]",
+    ] {
+        assert!(is_secure_without_name(url), "{url}");
+    }
+    for url in
+        ["turns:relay.example.org:443?transport=tcp", "turns:relay.example.org", "turn:203.0.113.7:3478"]
+    {
+        assert!(!is_secure_without_name(url), "{url}");
+    }
+}
