@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aws_lc_rs::hmac;
 use md5::{Digest as _, Md5};
 
@@ -141,6 +141,55 @@ impl Login {
         key.update(&user.password);
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key.finalize());
         Ok(Self { user: user.name.clone(), realm: realm.to_vec(), nonce: nonce.to_vec(), key })
+    }
+}
+
+/// A client's side of its requests to one server.
+#[derive(Debug)]
+pub struct Conversation {
+    user: User,
+    login: Option<Login>,
+    transactions: u32,
+}
+
+/// What an answer means for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Success, with the relayed address if there is one in it.
+    Success(Option<SocketAddr>),
+    /// It is to be asked again, as a user that has logged in.
+    Again,
+}
+
+impl Conversation {
+    /// With nothing said yet.
+    pub fn new(user: User) -> Self {
+        Self { user, login: None, transactions: 0 }
+    }
+
+    /// The next message, and what its answer has in common with it.
+    pub fn ask(&mut self, request: Request) -> (Transaction, Vec<u8>) {
+        self.transactions += 1;
+        let mut transaction = Transaction::default();
+        if let Some((_, number)) = transaction.split_last_chunk_mut() {
+            *number = self.transactions.to_be_bytes();
+        }
+        (transaction, request.write(transaction, self.login.as_ref()))
+    }
+
+    /// Takes the answer.
+    ///
+    /// # Errors
+    /// When the server refuses the request for good.
+    pub fn take(&mut self, answer: &Answer<'_>) -> Result<Outcome> {
+        match answer.error() {
+            None => Ok(Outcome::Success(answer.relayed_address())),
+            Some(401 | 438) => {
+                self.login = Some(Login::new(&self.user, answer)?);
+                Ok(Outcome::Again)
+            }
+            Some(error) => bail!("the server answers {error}"),
+        }
     }
 }
 

@@ -43,4 +43,4 @@ pub use quinn_udp::EcnCodepoint;
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendStats};
 pub use socket::{BindError, SocketOptions, UdpSocket};
-pub use tunnel::{Parcel, TunnelEnd, TunnelStats, Tunnelled, tunnel};
+pub use tunnel::{Parcel, TunnelEnd, TunnelSet, TunnelStats, Tunnelled, tunnel};

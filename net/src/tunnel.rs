@@ -7,12 +7,16 @@
 //! ```
 //! As with a socket, what finds no room is dropped and counted.
 
+mod set;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use mio::Waker;
+
+pub use set::TunnelSet;
 
 /// Parcels that wait for the other side. When there are as many, further ones are dropped.
 const PARCELS_MAX: usize = 64;

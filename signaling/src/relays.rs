@@ -27,6 +27,7 @@ use zynk_auth::{KeyRing, TurnSecret};
 use zynk_protocol::{ParticipantSid, livekit};
 use zynk_service::telemetry::Redacted;
 
+use config::is_secure_without_name;
 pub use config::{RelayConfig, SignalingConfigError};
 use coordinates::{Coordinates, Metres};
 use places::Places;
@@ -264,17 +265,6 @@ fn open_places(config: &SignalingConfig) -> Result<Places, RelaysError> {
 }
 
 /// Addresses do not show.
-/// Whether a URL is one of TLS to an IP address.
-fn is_secure_without_name(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("turns:") else { return false };
-    let address = rest.split('?').next().unwrap_or_default();
-    let host = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, _)) => host,
-        None => address.rsplit_once(':').map_or(address, |(host, _)| host),
-    };
-    host.parse::<IpAddr>().is_ok()
-}
-
 impl fmt::Debug for ClientPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, region } = self;

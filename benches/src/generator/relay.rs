@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::stun::{Answer, Login, Request, Transaction, User, channel_header};
+use crate::stun::{Answer, Conversation, Outcome, Request, User, channel_header};
 
 /// The first channel there is (RFC 8656, section 12).
 const FIRST_CHANNEL: u16 = 0x4000;
@@ -39,10 +39,11 @@ impl RelayedWay {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(ANSWER_TIME_MAX))?;
         let server = SocketAddr::V4(access.server);
-        let mut asking = Asking { socket, server, user: &access.user, login: None, transactions: 0 };
-        let relayed = asking.ask(Request::Allocate)?.context("an Allocate without a relayed address")?;
+        let mut conversation = Conversation::new(access.user.clone());
+        let mut ask = |request| ask(socket, server, &mut conversation, request);
+        let relayed = ask(Request::Allocate)?.context("an Allocate without a relayed address")?;
         for (channel, peer) in (FIRST_CHANNEL..).zip(&access.peers) {
-            asking.ask(Request::ChannelBind { channel, peer: *peer })?;
+            ask(Request::ChannelBind { channel, peer: *peer })?;
         }
         socket.set_nonblocking(true)?;
         let peers = access.peers.iter().map(|peer| SocketAddr::V4(*peer)).collect();
@@ -64,37 +65,27 @@ impl RelayedWay {
     }
 }
 
-struct Asking<'a> {
-    socket: &'a UdpSocket,
+/// Asks until there is a success, and returns the address in it.
+fn ask(
+    socket: &UdpSocket,
     server: SocketAddr,
-    user: &'a User,
-    login: Option<Login>,
-    transactions: u32,
-}
-
-impl Asking<'_> {
-    /// Asks until there is a success, and returns the address in it.
-    fn ask(&mut self, request: Request) -> Result<Option<SocketAddr>> {
-        for _ in 0..ATTEMPTS {
-            self.transactions += 1;
-            let mut transaction = Transaction::default();
-            if let Some((_, number)) = transaction.split_last_chunk_mut() {
-                *number = self.transactions.to_be_bytes();
-            }
-            self.socket.send_to(&request.write(transaction, self.login.as_ref()), self.server)?;
-            let mut buffer = [0; 1500];
-            let length = match self.socket.recv(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                received => received?,
-            };
-            let answer = buffer.get(..length).and_then(Answer::parse);
-            match answer.map(|answer| (answer.error(), answer)) {
-                Some((None, answer)) => return Ok(answer.relayed_address()),
-                Some((Some(401 | 438), answer)) => self.login = Some(Login::new(self.user, &answer)?),
-                Some((Some(error), _)) => bail!("the relay answers {error} to {request:?}"),
-                None => {}
-            }
+    conversation: &mut Conversation,
+    request: Request,
+) -> Result<Option<SocketAddr>> {
+    for _ in 0..ATTEMPTS {
+        let (transaction, message) = conversation.ask(request);
+        socket.send_to(&message, server)?;
+        let mut buffer = [0; 1500];
+        let length = match socket.recv(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            received => received?,
+        };
+        let answer = buffer.get(..length).and_then(Answer::parse);
+        let Some(answer) = answer.filter(|answer| answer.transaction == transaction) else { continue };
+        let outcome = conversation.take(&answer).with_context(|| format!("{request:?}"))?;
+        if let Outcome::Success(relayed) = outcome {
+            return Ok(relayed);
         }
-        bail!("the relay does not answer {request:?}, or refuses the credentials")
     }
+    bail!("the relay does not answer {request:?}, or refuses the credentials")
 }

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 
 use crossbeam_channel::{Receiver, Sender};
-use rustc_hash::FxHashMap;
-use zynk_net::{Parcel, TunnelEnd};
+use zynk_net::{TunnelEnd, TunnelSet};
 
 /// Tunnels that wait to be taken: one for each worker of a relay.
 pub(crate) const TUNNELS_MAX: usize = 64;
@@ -20,59 +19,24 @@ pub(crate) type TunnelSender = Sender<TunnelEnd>;
 #[derive(Debug)]
 pub(crate) struct Tunnels {
     new: Receiver<TunnelEnd>,
-    ends: Vec<TunnelEnd>,
-    /// Clients by their relayed addresses, and which tunnel they are behind.
-    clients: FxHashMap<SocketAddr, usize>,
+    /// With clients by their relayed addresses.
+    pub(crate) set: TunnelSet,
 }
 
 impl Tunnels {
     pub(crate) fn new(new: Receiver<TunnelEnd>) -> Self {
-        Self { new, ends: Vec::new(), clients: FxHashMap::default() }
+        Self { new, set: TunnelSet::default() }
     }
 
     /// Takes tunnels that were made since the last call.
     pub(crate) fn adopt(&mut self) {
-        self.ends.extend(self.new.try_iter());
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// The next parcel of a tunnel.
-    pub(crate) fn recv(&mut self, tunnel: usize) -> Option<Parcel> {
-        self.ends.get_mut(tunnel)?.recv()
-    }
-
-    /// Gives a parcel back.
-    pub(crate) fn recycle(&mut self, tunnel: usize, parcel: Parcel) {
-        if let Some(end) = self.ends.get_mut(tunnel) {
-            end.recycle(parcel);
+        for end in self.new.try_iter() {
+            self.set.add(end);
         }
     }
 
     /// A client has sent something through a tunnel.
     pub(crate) fn heard(&mut self, client: SocketAddr, tunnel: usize) {
-        if self.clients.get(&client) == Some(&tunnel) {
-            return;
-        }
-        if self.clients.len() >= CLIENTS_MAX {
-            self.clients.clear();
-        }
-        self.clients.insert(client, tunnel);
-    }
-
-    /// The tunnel that a client is behind.
-    pub(crate) fn to(&mut self, client: SocketAddr) -> Option<&mut TunnelEnd> {
-        if self.clients.is_empty() {
-            return None;
-        }
-        self.clients.get(&client).and_then(|tunnel| self.ends.get_mut(*tunnel))
-    }
-
-    /// Lets what was pushed leave.
-    pub(crate) fn flush(&mut self) {
-        self.ends.iter_mut().for_each(TunnelEnd::flush);
+        self.set.lead(client, tunnel, CLIENTS_MAX);
     }
 }

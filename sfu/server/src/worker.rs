@@ -359,9 +359,9 @@ impl Worker {
             return;
         }
         self.parts.tunnels.adopt();
-        for tunnel in 0..self.parts.tunnels.len() {
+        for tunnel in 0..self.parts.tunnels.set.len() {
             for taken in 0..PARCELS_PER_TURN {
-                let Some(mut parcel) = self.parts.tunnels.recv(tunnel) else { break };
+                let Some(mut parcel) = self.parts.tunnels.set.recv(tunnel) else { break };
                 self.datagrams_received += parcel.len() as u64;
                 for Tunnelled { source, destination, payload } in parcel.datagrams() {
                     self.parts.tunnels.heard(source, tunnel);
@@ -369,7 +369,7 @@ impl Worker {
                     let input = Input::Datagram { transport, source, destination, arrived: now, payload };
                     self.shard.handle_input(now, input);
                 }
-                self.parts.tunnels.recycle(tunnel, parcel);
+                self.parts.tunnels.set.recycle(tunnel, parcel);
                 self.drain(now);
                 self.parcels_waiting |= taken + 1 == PARCELS_PER_TURN;
             }
@@ -401,7 +401,7 @@ impl Worker {
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
         self.drain(now);
-        self.parts.tunnels.flush();
+        self.parts.tunnels.set.flush();
         self.connections.flush(now);
         // A write shows that a client has gone.
         self.report_closed(now);
@@ -428,7 +428,7 @@ impl Worker {
                     transmit.datagrams().for_each(|frame| connections.send(transmit.destination, frame));
                 }
                 Output::Transmit(Transmit { source, destination, payload, segment_bytes, .. }) => {
-                    if let Some(tunnel) = parts.tunnels.to(destination) {
+                    if let Some(tunnel) = parts.tunnels.set.to(destination) {
                         tunnel.push(source, destination, (payload, segment_bytes));
                         continue;
                     }

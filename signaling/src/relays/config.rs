@@ -1,7 +1,7 @@
 //! How relays are configured, and what is wrong with it.
 
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -171,27 +171,36 @@ fn check_turn_url(url: &str) -> Result<(), String> {
     if place.contains('@') {
         return problem("has a user in it: clients get user name and password apart");
     }
-    let port = match place.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => port,
-            _ => return problem("has no IPv6 address between brackets"),
-        },
-        None => {
-            let (host, port) = place.split_at(place.find(':').unwrap_or(place.len()));
-            if port.matches(':').count() > 1 {
-                return problem("needs brackets around its IPv6 address");
-            }
-            let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
-            if host.is_empty() || !host.chars().all(is_plain) {
-                return problem("has no host name or address");
-            }
-            port
-        }
+    let Some((host, port)) = host_and_port(place) else {
+        return problem("has no IPv6 address between brackets");
     };
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    match place.starts_with('[') {
+        true if host.parse::<Ipv6Addr>().is_err() => return problem("has no IPv6 address between brackets"),
+        false if port.matches(':').count() > 1 => return problem("needs brackets around its IPv6 address"),
+        false if host.is_empty() || !host.chars().all(is_plain) => {
+            return problem("has no host name or address");
+        }
+        _ => {}
+    }
     match port.strip_prefix(':').map(str::parse::<NonZeroU16>) {
         None if port.is_empty() => Ok(()),
         Some(Ok(_)) => Ok(()),
         _ => problem("has a port that is none of 1 to 65535"),
+    }
+}
+
+/// Whether a URL is one of TLS to an IP address.
+pub(super) fn is_secure_without_name(url: &str) -> bool {
+    let place = url.strip_prefix("turns:").and_then(|rest| rest.split('?').next());
+    place.and_then(host_and_port).is_some_and(|(host, _)| host.parse::<IpAddr>().is_ok())
+}
+
+/// The host without brackets, and what follows it; none if a bracket is not closed.
+fn host_and_port(place: &str) -> Option<(&str, &str)> {
+    match place.strip_prefix('[') {
+        Some(rest) => rest.split_once(']'),
+        None => Some(place.split_at(place.find(':').unwrap_or(place.len()))),
     }
 }
 

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use zynk_net::SendStats;
+use zynk_net::{SendStats, TunnelStats};
 use zynk_turn_core::{RefusalReason, ServerStats};
 
 use crate::streams::StreamStats;
@@ -103,7 +103,7 @@ impl WorkerMetrics {
         &self,
         server: &ServerStats,
         sent: &SendStats,
-        short_cuts: (u64, u64),
+        short_cuts: TunnelStats,
         streams: &StreamStats,
         dtls: usize,
     ) {
@@ -123,8 +123,8 @@ impl WorkerMetrics {
             (Value::WithoutPermission, server.without_permission),
             (Value::OverQuota, server.over_quota),
             (Value::DatagramsSent, sent.datagrams_sent),
-            (Value::DatagramsShortCut, short_cuts.0),
-            (Value::ShortCutDropped, short_cuts.1),
+            (Value::DatagramsShortCut, short_cuts.datagrams_sent),
+            (Value::ShortCutDropped, short_cuts.dropped),
             (Value::SendCalls, sent.sends),
             (Value::SendsDropped, sent.dropped()),
             (Value::Streams, streams.streams),

@@ -41,30 +41,21 @@ impl RefusalLog {
         five_tuple: FiveTuple,
         reason: RefusalReason,
     ) {
+        // Somebody should look: nobody gets in, or the configuration is too small.
+        let is_alarming = matches!(reason, RefusalReason::TotalQuota | RefusalReason::NoPort);
+        let is_quota = matches!(reason, RefusalReason::UserQuota | RefusalReason::PeerQuota);
         // Lines that nobody sees take none from the others.
-        let is_shown = matches!(
-            reason,
-            RefusalReason::TotalQuota
-                | RefusalReason::NoPort
-                | RefusalReason::UserQuota
-                | RefusalReason::PeerQuota
-        );
-        if !is_shown && !tracing::enabled!(tracing::Level::DEBUG) {
+        if !is_alarming && !is_quota && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
         let Some(Line { user: digest, suppressed }) = self.line(now, user, five_tuple, reason) else {
             return;
         };
         let reason_text = reason.as_str();
-        match reason {
-            // Somebody should look: nobody gets in, or the configuration is too small.
-            RefusalReason::TotalQuota | RefusalReason::NoPort => {
-                tracing::warn!(user = %format_args!("~{digest:08x}"), reason = reason_text, suppressed, "request refused");
-            }
-            RefusalReason::UserQuota | RefusalReason::PeerQuota => {
-                tracing::info!(user = %format_args!("~{digest:08x}"), reason = reason_text, suppressed, "request refused");
-            }
-            _ => {}
+        if is_alarming {
+            tracing::warn!(user = %format_args!("~{digest:08x}"), reason = reason_text, suppressed, "request refused");
+        } else if is_quota {
+            tracing::info!(user = %format_args!("~{digest:08x}"), reason = reason_text, suppressed, "request refused");
         }
         // Who asked is personal, and may be an attacker's text: it is a value, and only of use to who debugs.
         let name = user.unwrap_or("-");

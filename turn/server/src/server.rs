@@ -20,7 +20,7 @@ use crate::config::TurnConfig;
 use crate::dtls::DtlsClients;
 use crate::handover::TlsDoor;
 use crate::metrics::{self, WorkerMetrics};
-use crate::short_cuts::{ConnectServices, ShortCuts};
+use crate::short_cuts::{self, ConnectServices};
 use crate::streams::Streams;
 use crate::tls::{self, Certificate, TurnCertificate};
 use crate::tokens::{self, Kind};
@@ -279,7 +279,7 @@ pub fn start(
             sockets,
             streams,
             dtls,
-            short_cuts: ShortCuts::new(connect(waker)),
+            short_cuts: short_cuts::tunnels(connect(waker)),
             hold_back_max: Duration::from_micros(config.hold_back_us_max),
             metrics: metrics.clone(),
         })

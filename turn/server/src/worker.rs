@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Events, Interest, Poll, Token};
-use zynk_net::{HoldBack, RecvBatch, SendBatch, Tunnelled, UdpSocket};
+use zynk_net::{HoldBack, RecvBatch, SendBatch, TunnelSet, Tunnelled, UdpSocket};
 use zynk_turn_core::{
     EndReason, Event, FiveTuple, Input, Output, PeerConnectionKey, RelayKey, Transport, TurnServer,
 };
@@ -22,7 +22,6 @@ use crate::dtls::DtlsClients;
 use crate::metrics::WorkerMetrics;
 use crate::refusals::RefusalLog;
 use crate::relays::{RelaySocket, Relays};
-use crate::short_cuts::ShortCuts;
 use crate::streams::{PeerRoute, StreamEvent, Streams, accept};
 use crate::tokens::{self, Kind};
 
@@ -91,7 +90,7 @@ pub(crate) struct WorkerParts {
     pub(crate) sockets: Vec<ClientSocket>,
     pub(crate) streams: Streams,
     pub(crate) dtls: DtlsClients,
-    pub(crate) short_cuts: ShortCuts,
+    pub(crate) short_cuts: TunnelSet,
     /// The longest that datagrams wait under load.
     pub(crate) hold_back_max: Duration,
     pub(crate) metrics: Arc<WorkerMetrics>,
@@ -106,7 +105,7 @@ pub(crate) struct Worker {
     streams: Streams,
     dtls: DtlsClients,
     relays: Relays,
-    short_cuts: ShortCuts,
+    short_cuts: TunnelSet,
     metrics: Arc<WorkerMetrics>,
     hold_back: HoldBack,
     received: RecvBatch,
@@ -316,8 +315,8 @@ impl Worker {
     fn take_streams(&mut self, now: Instant) {
         self.streams.accept(self.poll.registry(), now);
         let server = &mut self.server;
-        // Answers must not be mixed up with what comes after ConnectionBind: output is taken after each stream's frames,
-        // and a client waits for that answer before it sends.
+        // Output is taken after the frames of some streams. The answer to a ConnectionBind is not mixed up with what comes
+        // after it all the same: a client waits for it before it sends.
         self.streams.read(|event| match event {
             StreamEvent::Frame { five_tuple, payload } => {
                 server.handle_input(now, Input::Client { five_tuple, payload });

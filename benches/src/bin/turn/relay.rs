@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use zynk_net::{RecvBatch, SendBatch, SocketOptions, UdpSocket};
 
-use zynk_benches::stun::{Answer, Login, Request, Transaction, User};
+use zynk_benches::stun::{Answer, Conversation, Outcome, Request};
 
 use crate::server::TurnServer;
 
@@ -55,9 +55,7 @@ pub(crate) struct Relay {
     pub(crate) server: SocketAddr,
     /// Where the peer's packets go.
     pub(crate) relayed: SocketAddr,
-    user: User,
-    login: Option<Login>,
-    transactions: u32,
+    conversation: Conversation,
 }
 
 impl Relay {
@@ -68,9 +66,7 @@ impl Relay {
             peer: Endpoint::new()?,
             server: server.address(),
             relayed: server.address(),
-            user: server.user().clone(),
-            login: None,
-            transactions: 0,
+            conversation: Conversation::new(server.user().clone()),
         };
         let relayed = relay.exchange(Request::Allocate, arena)?;
         relay.relayed = relayed.context("the answer to an Allocate has no relayed address")?;
@@ -93,12 +89,7 @@ impl Relay {
     /// Asks until there is a success, and returns the address in it.
     fn exchange(&mut self, request: Request, arena: &mut RecvBatch) -> Result<Option<SocketAddr>> {
         for _ in 0..ATTEMPTS {
-            self.transactions += 1;
-            let mut transaction = Transaction::default();
-            if let Some((_, number)) = transaction.split_last_chunk_mut() {
-                *number = self.transactions.to_be_bytes();
-            }
-            let message = request.write(transaction, self.login.as_ref());
+            let (transaction, message) = self.conversation.ask(request);
             self.client.send(self.server, &message, message.len(), Instant::now());
             let begun = Instant::now();
             while begun.elapsed() < ANSWER_TIME_MAX {
@@ -112,10 +103,9 @@ impl Relay {
                 else {
                     continue;
                 };
-                match answer.error() {
-                    None => return Ok(answer.relayed_address()),
-                    Some(401 | 438) => self.login = Some(Login::new(&self.user, &answer)?),
-                    Some(error) => bail!("the server answers {error} to {request:?}"),
+                let outcome = self.conversation.take(&answer).with_context(|| format!("{request:?}"))?;
+                if let Outcome::Success(relayed) = outcome {
+                    return Ok(relayed);
                 }
                 break;
             }

@@ -105,11 +105,10 @@ impl TurnServer {
     /// Sends a client elsewhere (RFC 8489, section 10), or tells it that there is no room.
     pub(super) fn send_elsewhere(&mut self, proven: &Proven<'_>) {
         let is_v4 = proven.request.five_tuple.server.is_ipv4();
-        let same_family = |server: &&std::net::SocketAddr| server.is_ipv4() == is_v4;
         // Where the other server takes TLS is not known: such clients have other URLs to try.
         let is_secure = matches!(proven.request.five_tuple.transport, Transport::Tls | Transport::Dtls);
-        let others = self.config.alternate_servers.iter().filter(|_| !is_secure);
-        let Some(server) = others.clone().find(same_family).copied() else {
+        let fits = |server: &&std::net::SocketAddr| !is_secure && server.is_ipv4() == is_v4;
+        let Some(server) = self.config.alternate_servers.iter().find(fits).copied() else {
             return self.refuse(proven, ErrorCode::InsufficientCapacity);
         };
         self.answer(&proven.request, Class::Error, Some((&proven.key, proven.integrity)), |writer| {
